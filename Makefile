@@ -1,0 +1,140 @@
+# The commands of a developer.  Needs CPython 3.11 or newer, make and a C compiler.
+#
+#   make demo       install into .venv and show the package at work
+#   make test       everything CI runs
+#   make dev        editable install with C asserts, for working on the code
+#   make test-c asan ubsan tsan    the C tests, plain and under each sanitizer
+#   make simd       the Python tests, once per SIMD level
+#   make bench lint annotate wheels clean
+#
+# Variables: PYTHON (the interpreter), CC, VECIDX_STRICT=1 (a missing tool is an
+# error, not a skip), ARGS (for demo and bench).
+
+PYTHON ?= python3
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check -q
+ifeq ($(origin CC),default)
+CC := cc
+endif
+ARGS ?=
+
+CSRC := src/vecidx/csrc
+C_HEADERS := $(wildcard $(CSRC)/*.h $(CSRC)/*/*.h)
+C_SOURCES := $(wildcard $(CSRC)/*/*.c)
+C_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*.c))
+PACKAGE := setup.py pyproject.toml $(C_HEADERS) $(C_SOURCES) $(wildcard src/vecidx/*.py* \
+	src/vecidx/*/*.py src/vecidx/py.typed) README.md
+
+# The packages of an extra in pyproject.toml.
+extra = $$($(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', \
+	'rb'))['project']['optional-dependencies']['$(1)'])")
+
+.PHONY: all demo test dev test-c asan ubsan tsan simd bench lint annotate wheels clean
+all: $(VENV)/.installed
+
+# ---- the environment ---------------------------------------------------------
+
+$(VENV)/.made:
+	@$(PYTHON) -c "" 2>/dev/null || { echo "vecidx: no interpreter '$(PYTHON)'; \
+	choose one of CPython 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and \
+	'vecidx: needs CPython 3.11 or newer, but $(PYTHON) is %d.%d; choose another: make \
+	PYTHON=python3.12 $(MAKECMDGOALS)' % sys.version_info[:2])"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install "setuptools>=77" "cython>=3.1" "numpy>=1.25"
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.made $(PACKAGE)
+	@rm -rf build/py/*/lib* $(VENV)/.dev
+	$(PIP) install --no-build-isolation .
+	@touch $@
+
+$(VENV)/.extra-%: $(VENV)/.made pyproject.toml
+	$(PIP) install --prefer-binary $(call extra,$*)
+	@touch $@
+
+# ---- using it ------------------------------------------------------------------
+
+demo: $(VENV)/.installed $(VENV)/.extra-progress
+	@$(PY) -m vecidx demo $(ARGS)
+
+dev: $(VENV)/.made $(VENV)/.extra-test
+	VECIDX_ASSERTS=1 $(PIP) install --no-build-isolation -e .
+	@rm -f $(VENV)/.installed; touch $(VENV)/.dev
+
+bench: $(VENV)/.installed $(VENV)/.extra-bench
+	$(PY) benchmarks/compare.py $(ARGS)
+
+annotate: $(VENV)/.made
+	@mkdir -p build/annotate
+	$(PY) -m cython -3 -a -I src -o build/annotate/_core.c src/vecidx/_core.pyx
+	@echo build/annotate/_core.html
+
+# ---- checking it ----------------------------------------------------------------
+
+test: $(VENV)/.installed $(VENV)/.extra-test
+	@MAKE="$(MAKE)" CC="$(CC)" $(PY) tools/run_checks.py
+
+simd: $(VENV)/.installed $(VENV)/.extra-test
+	@MAKE="$(MAKE)" CC="$(CC)" $(PY) tools/run_checks.py python
+
+lint: $(VENV)/.made $(VENV)/.extra-lint
+	$(PY) tools/check_includes.py
+	$(VENV)/bin/ruff check src tests tools benchmarks setup.py
+	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint src/vecidx/_core.pyx src/vecidx/_vecidx.pxd
+
+# ---- C tests: build/c/<variant>/, asserts on --------------------------------------
+
+C_WARN := -Wall -Wextra -Wconversion -Wshadow -Wvla
+C_FLAGS := -std=c11 -D_GNU_SOURCE -g -fno-omit-frame-pointer -ffp-contract=off -pthread $(C_WARN) \
+	-I$(CSRC) -Itests/c
+C_FLAGS_plain := -O2
+C_FLAGS_asan := -O1 -fsanitize=address
+C_FLAGS_ubsan := -O1 -fsanitize=undefined -fno-sanitize-recover=all
+C_FLAGS_tsan := -O1 -fsanitize=thread
+# TSan of older compilers cannot stand a fully randomised address space.
+C_RUN_tsan := $(shell command -v setarch >/dev/null && setarch -R true 2>/dev/null && echo setarch -R)
+
+# As in setup.py: the kernel files' own flags, on x86 only.
+ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma
+ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
+ISA_hnsw_walk_avx2 := -mavx2 -mfma
+ISA_hnsw_walk_avx512 := $(ISA_avx512)
+ISA_hnsw_walk_avx512vnni := $(ISA_avx512) -mavx512vnni
+endif
+
+# $(1): variant.  Objects, an archive of csrc, one program per test file.
+define c_variant
+build/c/$(1)/%.o: $(CSRC)/%.c Makefile
+	@mkdir -p $$(@D)
+	$$(CC) $$(C_FLAGS) $$(C_FLAGS_$(1)) $$(ISA_$$(notdir $$*)) -MMD -c $$< -o $$@
+build/c/$(1)/libvecidx.a: $(patsubst $(CSRC)/%.c,build/c/$(1)/%.o,$(C_SOURCES))
+	@rm -f $$@
+	@$$(AR) rcs $$@ $$^
+build/c/$(1)/test_%: tests/c/test_%.c build/c/$(1)/libvecidx.a Makefile
+	$$(CC) $$(C_FLAGS) $$(C_FLAGS_$(1)) -MMD $$< build/c/$(1)/libvecidx.a -lm -o $$@
+-include $(patsubst $(CSRC)/%.c,build/c/$(1)/%.d,$(C_SOURCES)) $(C_TESTS:%=build/c/$(1)/%.d)
+run-$(1): $(C_TESTS:%=build/c/$(1)/%)
+	@bad=0; for test in $$^; do echo "$$$$test"; $$(C_RUN_$(1)) $$$$test || bad=1; done; exit $$$$bad
+.PHONY: run-$(1)
+endef
+$(foreach variant,plain asan ubsan tsan,$(eval $(call c_variant,$(variant))))
+
+test-c: run-plain
+asan: run-asan
+ubsan: run-ubsan
+tsan: run-tsan
+
+# ---- shipping it -------------------------------------------------------------------
+
+wheels: $(VENV)/.made $(PACKAGE)
+	@rm -rf build/py/*/lib* wheels/*.whl
+	VECIDX_ABI3=1 LDFLAGS="-Wl,-S $(LDFLAGS)" $(PIP) wheel --no-build-isolation --no-deps -w wheels .
+	@for wheel in wheels/*.whl; do size=$$(wc -c < $$wheel); echo "$$wheel: $$size bytes"; \
+	test $$size -le 1000000 || { echo "vecidx: a wheel must stay below 1 MB" >&2; exit 1; }; done
+
+clean:
+	rm -rf build dist $(VENV) wheels/*.whl src/*.egg-info .hypothesis .ruff_cache
+	find src tests tools benchmarks -name __pycache__ -prune -exec rm -rf {} +
+	rm -f src/vecidx/*.so src/vecidx/*.pyd

@@ -1,0 +1,91 @@
+"""Build of the extension ``vecidx._core``; everything else is in pyproject.toml.
+
+The C core is compiled file by file, each kernel file with the flags of its own
+instruction set, and handed to the extension as objects.  Nothing is compiled for
+the machine that builds: the choice of kernels is made at import.
+
+Environment: ``VECIDX_ABI3=1`` builds for the limited API of CPython 3.11, so that
+one wheel serves every later version; ``VECIDX_ASSERTS=1`` keeps the C asserts.
+"""
+
+import os
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from glob import glob
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+CSRC = "src/vecidx/csrc"
+HEADERS = sorted(glob(f"{CSRC}/**/*.h", recursive=True))
+SOURCES = sorted(glob(f"{CSRC}/*/*.c"))
+
+# abi3 wheels do not load in free-threaded builds of CPython.
+ABI3 = os.environ.get("VECIDX_ABI3") == "1" and not sysconfig.get_config_var("Py_GIL_DISABLED")
+ASSERTS = os.environ.get("VECIDX_ASSERTS") == "1"
+
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+# File -> flags for GCC and Clang, flags for MSVC.  On other architectures these
+# files are empty, and their flags would be errors.
+ISA_FLAGS = {
+    "hnsw_walk_avx2.c": (["-mavx2", "-mfma"], ["/arch:AVX2"]),
+    "hnsw_walk_avx512.c": (AVX512, ["/arch:AVX512"]),
+    "hnsw_walk_avx512vnni.c": ([*AVX512, "-mavx512vnni"], ["/arch:AVX512"]),
+}
+IS_X86 = sysconfig.get_platform().endswith(("x86_64", "amd64"))
+
+UNIX_FLAGS = ["-std=c11", "-O3", "-g", "-fno-omit-frame-pointer", "-fvisibility=hidden",
+              "-ffp-contract=off", "-pthread", "-Wall", "-Wextra"]
+MSVC_FLAGS = ["/std:c11", "/experimental:c11atomics", "/O2", "/fp:precise", "/W3"]
+
+
+def flags_of(source, msvc):
+    """What one C file of ours is compiled with, the macros aside."""
+    unix_isa, msvc_isa = ISA_FLAGS.get(os.path.basename(source), ([], [])) if IS_X86 else ([], [])
+    return MSVC_FLAGS + msvc_isa if msvc else UNIX_FLAGS + unix_isa
+
+
+class BuildExt(build_ext):
+    """Compiles the C core, then leaves the binding to setuptools."""
+
+    def build_extension(self, ext):
+        msvc = self.compiler.compiler_type == "msvc"
+        # CPython's own flags may define NDEBUG: take it back where asserts stay.
+        macros = [("_GNU_SOURCE", "1"), ("NDEBUG",) if ASSERTS else ("NDEBUG", "1")]
+
+        def compile_core(source):
+            return self.compiler.compile(
+                [source], output_dir=self.build_temp, macros=macros,
+                extra_postargs=flags_of(source, msvc))
+
+        # MSVC's compiler object sets itself up at its first use: one at a time.
+        with ThreadPoolExecutor(1 if msvc else os.cpu_count() or 1) as threads:
+            objects = [name for names in threads.map(compile_core, SOURCES) for name in names]
+        ext.extra_objects = objects
+        ext.extra_compile_args = flags_of("_core.c", msvc)
+        ext.extra_link_args = [] if msvc else ["-pthread"]
+        super().build_extension(ext)
+
+
+mode = f"{'abi3' if ABI3 else 'plain'}-{'asserts' if ASSERTS else 'release'}"
+
+setup(
+    ext_modules=[
+        Extension(
+            "vecidx._core",
+            ["src/vecidx/_core.pyx"],
+            include_dirs=[CSRC],
+            depends=[*HEADERS, *SOURCES, "src/vecidx/_vecidx.pxd"],
+            py_limited_api=ABI3,
+            define_macros=[("Py_LIMITED_API", "0x030B0000")] if ABI3 else [],
+        )
+    ],
+    cmdclass={"build_ext": BuildExt},
+    options={
+        # Objects of one mode must not be taken for those of another.
+        "build": {"build_base": f"build/py/{mode}"},
+        # The generated C stays out of src/ and so out of the sdist.
+        "build_ext": {"cython_c_in_temp": True},
+        "bdist_wheel": {"py_limited_api": "cp311"} if ABI3 else {},
+    },
+)

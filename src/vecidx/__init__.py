@@ -1,0 +1,34 @@
+"""vecidx: a vector index in C for Python.
+
+>>> import numpy as np, vecidx
+>>> vectors = np.random.default_rng(0).standard_normal((1000, 32), dtype=np.float32)
+>>> index = vecidx.Index(32, metric="cosine")
+>>> ids = index.add(vectors)
+>>> ids, distances = index.search(vectors[7], k=3)
+>>> int(ids[0])
+7
+"""
+
+from vecidx.errors import IndexFormatError, VecidxError
+from vecidx.index import (
+    Index,
+    cpu_features,
+    get_num_threads,
+    load,
+    set_num_threads,
+    simd_level,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Index",
+    "IndexFormatError",
+    "VecidxError",
+    "__version__",
+    "cpu_features",
+    "get_num_threads",
+    "load",
+    "set_num_threads",
+    "simd_level",
+]

@@ -1,0 +1,394 @@
+# cython: language_level=3
+# cython: freethreading_compatible=True
+# cython: boundscheck=False, wraparound=False, initializedcheck=False
+"""The binding: one method per C call, status codes to exceptions, no policy.
+
+Callers pass arrays of the right type, shape and layout (_validate.py sees to
+it) and the arrays to be filled.  Every call that may take long releases the
+GIL; the memoryviews keep the buffers alive meanwhile.  The module holds no
+state of its own: what is process-wide (kernels, thread number) lives in C.
+"""
+
+import errno
+import os
+
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from vecidx._vecidx cimport *
+
+from threading import get_ident
+
+from vecidx.errors import IndexFormatError, VecidxError
+
+METRICS = {"l2": <int>VX_L2SQ, "ip": <int>VX_IP, "cosine": <int>VX_COSINE}
+ON_CONFLICT = {"replace": <int>VX_REPLACE, "error": <int>VX_ERROR, "skip": <int>VX_SKIP}
+
+# The exception of each status.  VX_E_IO is an OSError built from errno and
+# VX_E_INTERRUPTED raises what the tick caught, so neither is in the table.
+cdef dict _EXCEPTIONS = {
+    <int>VX_E_ARG: ValueError,
+    <int>VX_E_NOMEM: MemoryError,
+    <int>VX_E_FORMAT: IndexFormatError,
+    <int>VX_E_LABEL: KeyError,
+    <int>VX_E_STATE: VecidxError,
+}
+
+
+cdef int raise_status(vx_error *err, object path=None, object label_error=KeyError) except -1:
+    """Raise the exception that `err` describes; its text names argument and row.
+
+    `path` is the file of an I/O error (bytes), `label_error` what VX_E_LABEL
+    means to this call.
+    """
+    cdef str text = (<bytes>err.text).decode("utf-8", "replace")
+    cdef int status = <int>err.status
+    if status == <int>VX_E_IO:
+        code = err.sys_errno or errno.EIO
+        exc = OSError(code, os.strerror(code), os.fsdecode(path))   # becomes FileNotFoundError etc.
+        exc.add_note(text)
+        raise exc
+    if status == <int>VX_E_LABEL:
+        raise label_error(text)
+    if path is not None:
+        text = f"{os.fsdecode(path)}: {text}"
+    raise _EXCEPTIONS.get(status, VecidxError)(text)
+
+
+cdef class _Tick:
+    """What a long call needs to answer signals and report progress."""
+    cdef object progress    # a callable taking (done, total), or None
+    cdef object error       # the exception that stopped the call, or None
+
+
+cdef int _on_tick(void *arg, uint64_t done, uint64_t total) noexcept with gil:
+    """Stop the call (1) on a pending signal or an exception of the progress callable."""
+    cdef _Tick tick = <_Tick>arg
+    try:
+        PyErr_CheckSignals()
+        if tick.progress is not None:
+            tick.progress(done, total)
+    except BaseException as exc:
+        tick.error = exc
+        return 1
+    return 0
+
+
+cdef vx_run _make_run(_Tick tick, unsigned num_threads) noexcept:
+    cdef vx_run run
+    run.num_threads = num_threads
+    run.tick = _on_tick
+    run.tick_arg = <void *>tick    # borrowed: the caller's variable keeps it alive
+    return run
+
+
+cdef class CoreIndex:
+    """Owns one vx_index.  Made by :meth:`create` or :meth:`load` only."""
+
+    cdef vx_index *_index
+    cdef set _writers       # threads inside a call that holds, or waits for, the writer lock
+
+    def __cinit__(self):
+        self._index = NULL
+        self._writers = set()
+
+    def __dealloc__(self):
+        vx_index_free(self._index)     # NULL is fine
+
+    @staticmethod
+    def create(uint32_t dim, uint32_t metric, uint32_t M, uint32_t ef_construction,
+               uint64_t seed, uint64_t capacity):
+        cdef CoreIndex self = CoreIndex.__new__(CoreIndex)
+        cdef vx_params params
+        cdef vx_error err
+        cdef vx_status status
+        params.dim = dim
+        params.metric = metric
+        params.M = M
+        params.ef_construction = ef_construction
+        params.seed = seed
+        params.capacity = capacity
+        with nogil:
+            status = vx_index_new(&params, &self._index, &err)
+        if status != VX_OK:
+            raise_status(&err)
+        return self
+
+    @staticmethod
+    def load(bytes path not None):
+        cdef CoreIndex self = CoreIndex.__new__(CoreIndex)
+        cdef const char *c_path = path
+        cdef vx_error err
+        cdef vx_status status
+        with nogil:
+            status = vx_index_load(c_path, &self._index, &err)
+        if status != VX_OK:
+            raise_status(&err, path)
+        return self
+
+    cdef object _enter_writer(self, str verb):
+        """Refuse a writer inside a writer: it would wait for itself for ever."""
+        cdef object me = get_ident()
+        if me in self._writers:
+            raise VecidxError(
+                f"{verb}: this thread is inside another add, save or check of the same "
+                "index (called from its progress callable or a signal handler?)")
+        self._writers.add(me)
+        return me
+
+    def params(self):
+        """(dim, metric number, M, ef_construction, seed)"""
+        cdef vx_params params
+        vx_index_params(self._index, &params)
+        return params.dim, params.metric, params.M, params.ef_construction, params.seed
+
+    def add(self, const float[:, ::1] rows not None, const int64_t[::1] labels,
+            int on_conflict, unsigned num_threads, progress, int64_t[::1] out_labels not None):
+        cdef:
+            size_t n = rows.shape[0]
+            const int64_t *label_in = NULL
+            uint64_t added = 0
+            _Tick tick = _Tick()
+            vx_run run = _make_run(tick, num_threads)
+            vx_error err
+            vx_status status
+        if n == 0:                     # &view[0, 0] of an empty view is not an address
+            return
+        if labels is not None:
+            label_in = &labels[0]
+        tick.progress = progress
+        me = self._enter_writer("add")
+        try:
+            with nogil:
+                status = vx_index_add(self._index, &rows[0, 0], n, label_in,
+                                      <vx_on_conflict>on_conflict, &run, &out_labels[0],
+                                      &added, &err)
+        finally:
+            self._writers.discard(me)
+        if status == VX_OK:
+            return
+        try:
+            if status == VX_E_INTERRUPTED:
+                raise tick.error
+            raise_status(&err, None, ValueError)
+        except BaseException as exc:
+            if status == VX_E_INTERRUPTED or status == VX_E_NOMEM:
+                exc.add_note(f"vecidx: the first {added} of this call's {n} rows are in the "
+                             "index, which stays valid")
+            raise
+
+    def search(self, const float[:, ::1] queries not None, size_t k, size_t ef, bint exact,
+               unsigned num_threads, int64_t[:, ::1] out_ids not None,
+               float[:, ::1] out_distances not None):
+        if queries.shape[0] > 0:
+            self._search(&queries[0, 0], queries.shape[0], k, ef, exact, num_threads,
+                         &out_ids[0, 0], &out_distances[0, 0])
+
+    def search_one(self, const float[::1] query not None, size_t k, size_t ef, bint exact,
+                   unsigned num_threads, int64_t[::1] out_ids not None,
+                   float[::1] out_distances not None):
+        """As search, for one query: the fast path of index.py."""
+        self._search(&query[0], 1, k, ef, exact, num_threads, &out_ids[0], &out_distances[0])
+
+    cdef int _search(self, const float *queries, size_t n, size_t k, size_t ef, bint exact,
+                     unsigned num_threads, int64_t *out_ids, float *out_distances) except -1:
+        cdef:
+            _Tick tick = _Tick()
+            vx_run run = _make_run(tick, num_threads)
+            vx_search_params params
+            vx_error err
+            vx_status status
+        params.k = k
+        params.ef = ef
+        params.exact = exact
+        with nogil:
+            status = vx_index_search(self._index, queries, n, &params, &run,
+                                     out_ids, out_distances, &err)
+        if status == VX_OK:
+            return 0
+        if status == VX_E_INTERRUPTED:
+            raise tick.error
+        return raise_status(&err)
+
+    def get(self, const int64_t[::1] labels not None, float[:, ::1] out_rows not None):
+        cdef:
+            size_t n = labels.shape[0]
+            vx_error err
+            vx_status status
+        if n == 0:
+            return
+        with nogil:
+            status = vx_index_get(self._index, &labels[0], n, &out_rows[0, 0], &err)
+        if status != VX_OK:
+            raise_status(&err)
+
+    def contains(self, int64_t label):
+        cdef:
+            vx_label c_label = label
+            uint8_t found = 0
+            vx_error err
+            vx_status status
+        with nogil:
+            status = vx_index_contains(self._index, &c_label, 1, &found, &err)
+        if status != VX_OK:
+            raise_status(&err)
+        return found != 0
+
+    def count(self):
+        return vx_index_count(self._index)
+
+    def labels(self, int64_t[::1] out not None):
+        """Fill `out` with the ids of live rows; how many were written."""
+        cdef uint64_t cap = out.shape[0], n
+        if cap == 0:
+            return 0
+        with nogil:
+            n = vx_index_labels(self._index, &out[0], cap)
+        return n
+
+    def stats(self):
+        cdef:
+            vx_stats stats
+            vx_error err
+            vx_status status
+        with nogil:
+            status = vx_index_stats(self._index, &stats, &err)
+        if status != VX_OK:
+            raise_status(&err)
+        return {
+            "count": stats.n_live,
+            "deleted": stats.n_deleted,
+            "links": stats.n_links,
+            "links_chosen": stats.n_links_chosen,
+            "rows_at_level": [stats.rows_at_level[i] for i in range(stats.n_levels)],
+        }
+
+    def memory(self):
+        cdef:
+            vx_memory memory
+            vx_error err
+            vx_status status
+        with nogil:
+            status = vx_index_memory(self._index, &memory, &err)
+        if status != VX_OK:
+            raise_status(&err)
+        return {
+            "vectors": memory.vectors,
+            "links": memory.links,
+            "upper_links": memory.upper_links,
+            "labels": memory.labels,
+            "label_map": memory.label_map,
+            "other": memory.other,
+            "scratch": memory.scratch,
+            "total": memory.total,
+            "reserved": memory.reserved,
+        }
+
+    def check(self):
+        cdef:
+            vx_check found
+            vx_error err
+            vx_status status
+        me = self._enter_writer("check")
+        try:
+            with nogil:
+                status = vx_index_check(self._index, &found, &err)
+        finally:
+            self._writers.discard(me)
+        if status != VX_OK:
+            raise_status(&err)
+        return {"unreachable": found.n_unreachable}
+
+    def save(self, bytes path not None):
+        cdef:
+            const char *c_path = path
+            vx_error err
+            vx_status status
+        me = self._enter_writer("save")
+        try:
+            with nogil:
+                status = vx_index_save(self._index, c_path, &err)
+        finally:
+            self._writers.discard(me)
+        if status != VX_OK:
+            raise_status(&err, path)
+
+    def test_links(self, int64_t label, int64_t[::1] out not None):
+        """For tests: (layer-0 links written to out, how many of them were chosen)."""
+        cdef size_t chosen = 0, n
+        n = vx_test_links(self._index, label, &out[0], out.shape[0], &chosen)
+        return n, chosen
+
+
+# ---- process-wide settings ---------------------------------------------------
+
+def simd_init(word):
+    """Choose the kernels: None or "" for the best, or a level's name as a cap."""
+    cdef bytes encoded = (word or "").encode("utf-8", "replace")
+    cdef const char *want = encoded
+    cdef vx_error err
+    if vx_simd_init(want, &err) != VX_OK:
+        text = (<bytes>err.text).decode("utf-8", "replace")
+        raise ValueError(f"VECIDX_SIMD={word!r}: {text}")
+
+
+def simd_level():
+    return vx_simd_level().decode("ascii")
+
+
+def simd_available():
+    """Names of the levels this CPU can run, best last."""
+    cdef list names = []
+    cdef const char *name = vx_simd_available(0)
+    while name != NULL:
+        names.append(name.decode("ascii"))
+        name = vx_simd_available(len(names))
+    return names
+
+
+def cpu_features():
+    cdef dict features = {}
+    cdef int present = 0
+    cdef const char *name = vx_cpu_feature(0, &present)
+    while name != NULL:
+        features[name.decode("ascii")] = present != 0
+        name = vx_cpu_feature(len(features), &present)
+    return features
+
+
+def set_num_threads(unsigned n):
+    vx_set_num_threads(n)
+
+
+def get_num_threads():
+    return vx_get_num_threads()
+
+
+# ---- for tests only ----------------------------------------------------------
+
+def test_pairs(str level, int metric, const float[:, ::1] a not None,
+               const float[:, ::1] b not None, float[::1] out not None):
+    """out[i] = distance of a[i] and b[i], at a named level."""
+    cdef bytes encoded = level.encode("ascii")
+    cdef vx_error err
+    if vx_test_pairs(encoded, <vx_metric>metric, &a[0, 0], &b[0, 0], a.shape[0],
+                     a.shape[1], &out[0], &err) != VX_OK:
+        raise_status(&err)
+
+
+def test_many(str level, int metric, const float[::1] a not None,
+              const float[:, ::1] b not None, float[::1] out not None):
+    """out[i] = distance of a and b[i], through the slot-list kernel."""
+    cdef bytes encoded = level.encode("ascii")
+    cdef vx_error err
+    if vx_test_many(encoded, <vx_metric>metric, &a[0], &b[0, 0], b.shape[0],
+                    b.shape[1], &out[0], &err) != VX_OK:
+        raise_status(&err)
+
+
+def test_fail_alloc(uint64_t nth):
+    """Let the nth allocation from now fail, once; 0: none."""
+    vx_test_fail_alloc(nth)
+
+
+simd_init(os.environ.get("VECIDX_SIMD"))

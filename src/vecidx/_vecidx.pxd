@@ -1,0 +1,124 @@
+# vecidx.h for Cython: every declaration the binding uses, in the header's order.
+
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+
+cdef extern from "vecidx.h" nogil:
+    ctypedef enum vx_status:
+        VX_OK
+        VX_E_ARG
+        VX_E_NOMEM
+        VX_E_IO
+        VX_E_FORMAT
+        VX_E_LABEL
+        VX_E_INTERRUPTED
+        VX_E_STATE
+
+    ctypedef struct vx_error:
+        vx_status status
+        int sys_errno
+        int64_t row
+        int64_t value
+        char text[240]
+
+    vx_status vx_simd_init(const char *want, vx_error *err)
+    const char *vx_simd_level()
+    const char *vx_simd_available(size_t i)
+    const char *vx_cpu_feature(size_t i, int *out_present)
+    void vx_set_num_threads(unsigned n)
+    unsigned vx_get_num_threads()
+
+    ctypedef int64_t vx_label
+
+    ctypedef enum vx_metric:
+        VX_L2SQ
+        VX_IP
+        VX_COSINE
+
+    ctypedef struct vx_params:
+        uint32_t dim
+        uint32_t metric
+        uint32_t M
+        uint32_t ef_construction
+        uint64_t seed
+        uint64_t capacity
+
+    ctypedef struct vx_run:
+        unsigned num_threads
+        int (*tick)(void *arg, uint64_t done, uint64_t total) noexcept nogil
+        void *tick_arg
+
+    ctypedef struct vx_index:
+        pass
+
+    vx_status vx_index_new(const vx_params *params, vx_index **out, vx_error *err)
+    void vx_index_free(vx_index *index)
+    void vx_index_params(const vx_index *index, vx_params *out)
+
+    ctypedef enum vx_on_conflict:
+        VX_REPLACE
+        VX_ERROR
+        VX_SKIP
+
+    vx_status vx_index_add(vx_index *index, const float *rows, size_t n,
+                           const vx_label *labels, vx_on_conflict on_conflict,
+                           const vx_run *run, vx_label *out_labels,
+                           uint64_t *out_added, vx_error *err)
+
+    ctypedef struct vx_search_params:
+        size_t k
+        size_t ef
+        int exact
+
+    vx_status vx_index_search(vx_index *index, const float *queries, size_t n,
+                              const vx_search_params *params, const vx_run *run,
+                              vx_label *out_labels, float *out_dists, vx_error *err)
+    vx_status vx_index_get(vx_index *index, const vx_label *labels, size_t n,
+                           float *out_rows, vx_error *err)
+    vx_status vx_index_contains(vx_index *index, const vx_label *labels, size_t n,
+                                uint8_t *out_found, vx_error *err)
+    uint64_t vx_index_count(const vx_index *index)
+    uint64_t vx_index_labels(vx_index *index, vx_label *out, uint64_t cap)
+
+    enum: VX_MAX_LEVELS
+
+    ctypedef struct vx_stats:
+        uint64_t n_live
+        uint64_t n_deleted
+        uint64_t n_links
+        uint64_t n_links_chosen
+        uint32_t n_levels
+        uint64_t rows_at_level[16]   # VX_MAX_LEVELS: C has the last word on the size
+
+    vx_status vx_index_stats(vx_index *index, vx_stats *out, vx_error *err)
+
+    ctypedef struct vx_memory:
+        uint64_t vectors
+        uint64_t links
+        uint64_t upper_links
+        uint64_t labels
+        uint64_t label_map
+        uint64_t other
+        uint64_t scratch
+        uint64_t total
+        uint64_t reserved
+
+    vx_status vx_index_memory(vx_index *index, vx_memory *out, vx_error *err)
+
+    ctypedef struct vx_check:
+        uint64_t n_unreachable
+
+    vx_status vx_index_check(vx_index *index, vx_check *out, vx_error *err)
+
+    vx_status vx_index_save(vx_index *index, const char *path, vx_error *err)
+    vx_status vx_index_load(const char *path, vx_index **out, vx_error *err)
+
+    vx_status vx_test_pairs(const char *level, vx_metric metric, const float *a,
+                            const float *b, size_t n, size_t dim, float *out,
+                            vx_error *err)
+    vx_status vx_test_many(const char *level, vx_metric metric, const float *a,
+                           const float *b, size_t n, size_t dim, float *out,
+                           vx_error *err)
+    void vx_test_fail_alloc(uint64_t nth)
+    size_t vx_test_links(vx_index *index, vx_label label, vx_label *out, size_t cap,
+                         size_t *out_chosen)

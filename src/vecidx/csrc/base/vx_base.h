@@ -1,0 +1,70 @@
+/* vx_base.h - the one place where compilers and platforms differ.
+ *
+ * Everything below includes this first.  No other file tests _MSC_VER, __GNUC__
+ * or an architecture macro, except the guards around ISA kernel files. */
+#ifndef VX_BASE_H
+#define VX_BASE_H
+
+#include <assert.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "../vecidx.h"
+
+#if defined(__x86_64__) || defined(_M_X64)
+#define VX_X86 1
+#elif defined(__aarch64__) || defined(_M_ARM64)
+#define VX_ARM 1
+#endif
+
+#if defined(_MSC_VER) && !defined(__clang__)
+#define VX_INLINE static __forceinline
+#define VX_NOINLINE __declspec(noinline)
+#define VX_RESTRICT __restrict
+#define VX_LIKELY(x) (x)
+#define VX_UNLIKELY(x) (x)
+#define VX_PRINTF(fmt, args)
+#define VX_COMPILER_FENCE() _ReadWriteBarrier()
+#include <intrin.h>
+#if defined(VX_X86)
+#define VX_PREFETCH(p) _mm_prefetch((const char *)(p), _MM_HINT_T0)
+#else
+#define VX_PREFETCH(p) __prefetch((const void *)(p))
+#endif
+#else
+#define VX_INLINE static inline __attribute__((always_inline))
+#define VX_NOINLINE __attribute__((noinline))
+#define VX_RESTRICT restrict
+#define VX_LIKELY(x) __builtin_expect(!!(x), 1)
+#define VX_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define VX_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#define VX_COMPILER_FENCE() __asm__ volatile("" ::: "memory")
+#define VX_PREFETCH(p) __builtin_prefetch((p), 0, 3)
+#endif
+
+typedef uint32_t vx_slot; /* a row's number inside the index, 31 bits wide */
+#define VX_NO_SLOT 0x7FFFFFFFu
+
+#define VX_LINE 64u                 /* bytes: cache line, and row alignment */
+#define VX_HUGE ((size_t)2 << 20)   /* bytes: the huge page the planes ask for */
+
+VX_INLINE size_t vx_round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
+
+/* a * b and a + b without wrapping: false, and *out untouched, if they do not fit. */
+VX_INLINE bool vx_mul_fits(size_t a, size_t b, size_t *out)
+{
+    if (a != 0 && b > SIZE_MAX / a)
+        return false;
+    *out = a * b;
+    return true;
+}
+VX_INLINE bool vx_add_fits(size_t a, size_t b, size_t *out)
+{
+    if (b > SIZE_MAX - a)
+        return false;
+    *out = a + b;
+    return true;
+}
+
+#endif

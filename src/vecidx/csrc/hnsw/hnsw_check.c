@@ -1,0 +1,98 @@
+/* hnsw_check.c - the big assert: what must hold for every row, said in words. */
+#include "../base/vx_alloc.h"
+#include "../base/vx_status.h"
+#include "hnsw_algo.h"
+#include "hnsw_repair.h"
+
+static vx_status check_row(const vx_view *view, uint32_t n, vx_slot slot, unsigned layer,
+                           uint32_t *seen, vx_error *err)
+{
+    const vx_link *links = vx_view_links(view, slot, layer);
+    const uint32_t cap = vx_view_row_links(view, layer);
+    bool ended = false, filling = false;
+    for (uint32_t i = 0; i < cap; i++) {
+        const uint32_t link = atomic_load_explicit(&links[i], memory_order_relaxed);
+        if (link == VX_PAD) {
+            ended = true;
+            continue;
+        }
+        const vx_slot to = link & VX_SLOT_BITS;
+        const bool is_filler = (link & VX_FILLER) != 0;
+        const char *what = NULL;
+        if (ended)
+            what = "follows padding";
+        else if (filling && !is_filler)
+            what = "is chosen but follows a filler";
+        else if (to >= n)
+            what = "leads outside the index";
+        else if (to == slot)
+            what = "leads to its own row";
+        else if (view->levels[to] < layer)
+            what = "leads to a row below its layer";
+        else if (seen[to] == slot + 1)
+            what = "is there twice";
+        if (what != NULL)
+            return vx_fail(err, VX_E_STATE, "slot %u, layer %u: link %u, to %u, %s", slot, layer,
+                           i, to, what);
+        filling = is_filler;
+        seen[to] = slot + 1;
+    }
+    /* A row is looked at once a layer; forget, so that layers may repeat links. */
+    for (uint32_t i = 0; i < cap; i++) {
+        const vx_slot to = atomic_load_explicit(&links[i], memory_order_relaxed) & VX_SLOT_BITS;
+        if (to < n)
+            seen[to] = 0;
+    }
+    return VX_OK;
+}
+
+static vx_status check_places(const vx_view *view, uint32_t n,
+                              uint64_t entry, vx_error *err)
+{
+    uint64_t upper = 0;
+    unsigned top = 0;
+    for (vx_slot slot = 0; slot < n; slot++) {
+        const unsigned level = view->levels[slot];
+        if (view->upper_at[slot] != upper)
+            return vx_fail(err, VX_E_STATE, "slot %u: upper rows at %u, expected %llu", slot,
+                           view->upper_at[slot], (unsigned long long)upper);
+        upper += level;
+        top = level > top ? level : top;
+    }
+    if (upper != view->n_upper)
+        return vx_fail(err, VX_E_STATE, "upper rows: %u in use, expected %llu", view->n_upper,
+                       (unsigned long long)upper);
+    if ((vx_slot)entry >= n || entry >> 32 != top || view->levels[(vx_slot)entry] != top)
+        return vx_fail(err, VX_E_STATE, "entry point: slot %u at layer %u, expected layer %u",
+                       (vx_slot)entry, (unsigned)(entry >> 32), top);
+    return VX_OK;
+}
+
+vx_status vx_graph_check(const vx_graph *graph, uint64_t *out_unreachable, vx_error *err)
+{
+    const vx_view *view = atomic_load(&graph->view);
+    const uint32_t n = atomic_load(&view->n_rows);
+    const uint64_t entry = atomic_load(&view->entry);
+    *out_unreachable = 0;
+    if (n == 0)
+        return entry == VX_NO_ENTRY ? VX_OK
+                                    : vx_fail(err, VX_E_STATE, "entry point in an empty index");
+
+    vx_reach reach = {0};
+    uint32_t *seen = vx_zalloc(n, sizeof *seen);
+    vx_status st = VX_OK;
+    if (seen == NULL || !vx_reach_init(&reach, n))
+        st = vx_fail_nomem(err, "checking the index");
+    if (st == VX_OK)
+        st = check_places(view, n, entry, err);
+    for (vx_slot slot = 0; slot < n && st == VX_OK; slot++)
+        for (unsigned layer = 0; layer <= view->levels[slot] && st == VX_OK; layer++)
+            st = check_row(view, n, slot, layer, seen, err);
+    if (st == VX_OK) {
+        vx_reach_from(&reach, view, n, (vx_slot)entry, (vx_slot)entry);
+        *out_unreachable = n - reach.n_reached;
+    }
+    vx_reach_fini(&reach);
+    vx_free(seen);
+    return st;
+}

@@ -1,0 +1,142 @@
+/* hnsw_ctx.c - see hnsw_ctx.h. */
+#include "hnsw_ctx.h"
+
+#include <string.h>
+
+#include "../base/vx_alloc.h"
+
+static vx_ctx *take_free(vx_graph *graph)
+{
+    vx_ctx *ctx = atomic_load_explicit(&graph->contexts, memory_order_acquire);
+    for (; ctx != NULL; ctx = ctx->next)
+        if (!atomic_load_explicit(&ctx->busy, memory_order_relaxed) &&
+            !atomic_exchange_explicit(&ctx->busy, true, memory_order_acquire))
+            return ctx;
+
+    ctx = vx_zalloc(1, sizeof *ctx);
+    if (ctx == NULL)
+        return NULL;
+    const vx_view *view = atomic_load(&graph->view);
+    /* Sizes that depend on parameters only are taken here, once.  One row's worth
+     * beyond VX_TOUCHED, and four more that a group of four may write. */
+    ctx->query = vx_zalloc(view->row_floats, sizeof *ctx->query);
+    ctx->touched = vx_alloc(VX_TOUCHED + VX_MAX_ROW_LINKS + 4, sizeof *ctx->touched);
+    ctx->dists = vx_alloc(VX_MAX_ROW_LINKS + 4, sizeof *ctx->dists);
+    if (ctx->query == NULL || ctx->touched == NULL || ctx->dists == NULL) {
+        vx_free(ctx->query);
+        vx_free(ctx->touched);
+        vx_free(ctx->dists);
+        vx_free(ctx);
+        return NULL;
+    }
+    atomic_init(&ctx->bytes, sizeof *ctx + view->row_floats * sizeof *ctx->query +
+                                 (VX_TOUCHED + 2 * VX_MAX_ROW_LINKS) * sizeof *ctx->touched);
+    atomic_init(&ctx->busy, true);
+    ctx->next = atomic_load(&graph->contexts);
+    while (!atomic_compare_exchange_weak(&graph->contexts, &ctx->next, ctx)) {
+    }
+    return ctx;
+}
+
+vx_ctx *vx_ctx_take(vx_graph *graph, vx_view **out_view)
+{
+    vx_ctx *ctx = take_free(graph);
+    if (ctx == NULL)
+        return NULL;
+    /* A hazard pointer: the writer swaps the view first and looks at the pins
+     * after; we pin first and look at the view after.  One of the two sees. */
+    vx_view *view = atomic_load_explicit(&graph->view, memory_order_seq_cst);
+    for (;;) {
+        atomic_store_explicit(&ctx->pinned, view, memory_order_seq_cst);
+        vx_view *again = atomic_load_explicit(&graph->view, memory_order_seq_cst);
+        if (again == view)
+            break;
+        view = again;
+    }
+    *out_view = view;
+    return ctx;
+}
+
+void vx_ctx_release(vx_ctx *ctx)
+{
+    if (ctx == NULL)
+        return;
+    atomic_store_explicit(&ctx->pinned, NULL, memory_order_release);
+    atomic_store_explicit(&ctx->busy, false, memory_order_release);
+}
+
+bool vx_ctx_fit(vx_ctx *ctx, const vx_view *view, size_t n, size_t ef)
+{
+    if (n > ctx->visited_rows) {
+        /* As far as the view reaches, within reason, so that growth by small
+         * adds does not allocate each time. */
+        size_t rows = n + n / 2 + 1024;
+        if (rows > view->capacity && view->capacity >= n)
+            rows = view->capacity;
+        uint64_t *visited = vx_zalloc(rows / 64 + 1, sizeof *visited);
+        if (visited == NULL)
+            return false;
+        atomic_fetch_add_explicit(&ctx->bytes, (rows - ctx->visited_rows) / 8, memory_order_relaxed);
+        vx_free(ctx->visited);
+        ctx->visited = visited;
+        ctx->visited_rows = rows;
+        ctx->n_touched = 0;
+    }
+    if (ef > ctx->pool_room) {
+        const size_t room = ef < 256 ? 256 : ef + ef / 4;
+        vx_key *pool = vx_alloc(room + 1, sizeof *pool);
+        if (pool == NULL)
+            return false;
+        atomic_fetch_add_explicit(&ctx->bytes, (room - ctx->pool_room) * sizeof *pool,
+                                  memory_order_relaxed);
+        vx_free(ctx->pool);
+        ctx->pool = pool;
+        ctx->pool_room = room;
+    }
+    ctx->n_pool = 0;
+    return true;
+}
+
+void vx_ctx_forget(vx_ctx *ctx)
+{
+    if (ctx->n_touched > VX_TOUCHED)
+        memset(ctx->visited, 0, (ctx->visited_rows / 64 + 1) * sizeof *ctx->visited);
+    else
+        for (size_t i = 0; i < ctx->n_touched; i++)
+            ctx->visited[ctx->touched[i] >> 6] = 0;
+    ctx->n_touched = 0;
+}
+
+bool vx_ctx_pins(const vx_graph *graph, const vx_view *view)
+{
+    const vx_ctx *ctx = atomic_load(&graph->contexts);
+    for (; ctx != NULL; ctx = ctx->next)
+        if (atomic_load_explicit(&ctx->pinned, memory_order_seq_cst) == view)
+            return true;
+    return false;
+}
+
+void vx_ctx_free_all(vx_graph *graph)
+{
+    vx_ctx *ctx = atomic_load(&graph->contexts);
+    while (ctx != NULL) {
+        vx_ctx *next = ctx->next;
+        vx_free(ctx->query);
+        vx_free(ctx->visited);
+        vx_free(ctx->touched);
+        vx_free(ctx->pool);
+        vx_free(ctx->dists);
+        vx_free(ctx);
+        ctx = next;
+    }
+    atomic_store(&graph->contexts, NULL);
+}
+
+size_t vx_ctx_bytes(const vx_graph *graph)
+{
+    size_t bytes = 0;
+    const vx_ctx *ctx = atomic_load(&graph->contexts);
+    for (; ctx != NULL; ctx = ctx->next)
+        bytes += atomic_load_explicit(&ctx->bytes, memory_order_relaxed);
+    return bytes;
+}

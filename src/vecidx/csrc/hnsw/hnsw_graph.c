@@ -1,0 +1,257 @@
+/* hnsw_graph.c - planes, views, levels. */
+#include "hnsw_graph.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "../base/vx_alloc.h"
+#include "../base/vx_rng.h"
+#include "../base/vx_status.h"
+#include "hnsw_ctx.h"
+
+/* Rows a view has address space for.  Small indexes are many in one process, so
+ * they get little; past that an index takes enough never to move again: copying
+ * into a new view needs twice the memory for a moment. */
+#define SMALL_VIEW_ROWS 65536u
+#define LARGE_VIEW_BYTES ((size_t)1 << 38) /* 256 GiB of 128 TiB */
+
+static size_t row_bytes(const vx_view *view, int plane)
+{
+    switch (plane) {
+    case VX_PLANE_VECTORS: return view->row_floats * sizeof(float);
+    case VX_PLANE_LINKS: return view->block_bytes;
+    case VX_PLANE_LEVELS: return sizeof(uint8_t);
+    case VX_PLANE_UPPER_AT: return sizeof(uint32_t);
+    case VX_PLANE_LABELS: return sizeof(vx_label);
+    case VX_PLANE_BIRTHS: return sizeof(uint64_t);
+    case VX_PLANE_DEATHS: return sizeof(uint64_t);
+    case VX_PLANE_UPPER: return view->upper_bytes;
+    default: return view->norms != NULL ? sizeof(float) : 0;
+    }
+}
+
+static void free_view(vx_view *view)
+{
+    if (view == NULL)
+        return;
+    for (int i = 0; i < VX_N_PLANES; i++)
+        vx_plane_free(&view->planes[i]);
+    vx_free(view);
+}
+
+static uint32_t upper_for(uint64_t rows, uint32_t M)
+{
+    /* Expected n / (M - 1) rows, and slack for the luck of small numbers. */
+    const uint64_t want = rows / (M - 1) + rows / (4 * (uint64_t)M) + 1024;
+    return want > VX_MAX_ROWS ? VX_MAX_ROWS : (uint32_t)want;
+}
+
+static vx_status reserve_planes(vx_view *view, uint32_t rows, uint32_t upper, vx_error *err)
+{
+    for (int i = 0; i < VX_N_PLANES; i++) {
+        const size_t each = row_bytes(view, i);
+        size_t bytes = 0;
+        if (each == 0)
+            continue;
+        vx_status st = VX_OK;
+        if (!vx_mul_fits(i == VX_PLANE_UPPER ? upper : rows, each, &bytes))
+            st = vx_fail_nomem(err, "address space for the rows");
+        else
+            st = vx_plane_reserve(&view->planes[i], bytes, err);
+        if (st != VX_OK) {
+            for (int j = 0; j < i; j++)
+                vx_plane_free(&view->planes[j]);
+            return st;
+        }
+    }
+    view->capacity = rows;
+    view->upper_capacity = upper;
+    return VX_OK;
+}
+
+static void set_bases(vx_view *view)
+{
+    view->vectors = (float *)(void *)view->planes[VX_PLANE_VECTORS].base;
+    view->links = view->planes[VX_PLANE_LINKS].base;
+    view->levels = (uint8_t *)view->planes[VX_PLANE_LEVELS].base;
+    view->upper_at = (uint32_t *)(void *)view->planes[VX_PLANE_UPPER_AT].base;
+    view->labels = (vx_label *)(void *)view->planes[VX_PLANE_LABELS].base;
+    view->norms = (float *)(void *)view->planes[VX_PLANE_NORMS].base;
+    view->births = (_Atomic uint64_t *)(void *)view->planes[VX_PLANE_BIRTHS].base;
+    view->deaths = (_Atomic uint64_t *)(void *)view->planes[VX_PLANE_DEATHS].base;
+    view->upper = view->planes[VX_PLANE_UPPER].base;
+}
+
+/* A view with address space for at least `rows` and `upper`, and for more where
+ * that costs nothing. */
+static vx_status new_view(const vx_params *params, uint64_t rows, uint64_t upper,
+                          vx_view **out, vx_error *err)
+{
+    static float is_cosine; /* its address only: "norms exist" before they do */
+    vx_view *view = vx_zalloc(1, sizeof *view);
+    if (view == NULL)
+        return vx_fail_nomem(err, "an index");
+    view->M = params->M;
+    view->M0 = 2 * params->M;
+    view->row_floats = vx_round_up(params->dim, 16);
+    view->block_bytes = vx_round_up(view->M0 * sizeof(vx_link), VX_LINE);
+    view->upper_bytes = vx_round_up(view->M * sizeof(vx_link), VX_LINE);
+    view->norms = params->metric == VX_COSINE ? &is_cosine : NULL;
+    atomic_init(&view->entry, VX_NO_ENTRY);
+
+    size_t each = 64; /* labels, births and the like */
+    each += view->row_floats * sizeof(float) + view->block_bytes;
+    const size_t budget = vx_plane_budget();
+    uint64_t roomy = SMALL_VIEW_ROWS;
+    if (rows > SMALL_VIEW_ROWS) {
+        roomy = LARGE_VIEW_BYTES / each;
+        if (roomy < 8 * rows)
+            roomy = 8 * rows;
+    }
+    if (budget / each < roomy)
+        roomy = budget / each;
+    if (roomy > VX_MAX_ROWS)
+        roomy = VX_MAX_ROWS;
+
+    /* Try the roomy size, then half as much again, then what is needed. */
+    const uint64_t tries[] = {roomy, rows + rows / 2, rows};
+    vx_status st = VX_E_NOMEM;
+    for (size_t i = 0; i < sizeof tries / sizeof *tries && st == VX_E_NOMEM; i++) {
+        const uint64_t n = tries[i] > VX_MAX_ROWS ? VX_MAX_ROWS : tries[i];
+        if (n < rows)
+            continue;
+        uint32_t n_upper = upper_for(n, params->M);
+        if (n_upper < upper)
+            n_upper = (uint32_t)upper;
+        st = reserve_planes(view, (uint32_t)n, n_upper, err);
+    }
+    if (st != VX_OK) {
+        vx_free(view);
+        return st;
+    }
+    set_bases(view);
+    *out = view;
+    return vx_ok(err);
+}
+
+vx_status vx_graph_init(vx_graph *graph, const vx_params *params, vx_error *err)
+{
+    memset(graph, 0, sizeof *graph);
+    graph->params = *params;
+    vx_view *view = NULL;
+    const vx_status st = new_view(params, params->capacity, 0, &view, err);
+    if (st == VX_OK)
+        atomic_init(&graph->view, view);
+    return st;
+}
+
+static void free_unused_retired(vx_graph *graph)
+{
+    vx_view **at = &graph->retired;
+    while (*at != NULL) {
+        vx_view *old = *at;
+        if (vx_ctx_pins(graph, old)) {
+            at = &old->retired_next;
+        } else {
+            *at = old->retired_next;
+            free_view(old);
+        }
+    }
+}
+
+void vx_graph_fini(vx_graph *graph)
+{
+    vx_ctx_free_all(graph);
+    free_unused_retired(graph);
+    free_view(atomic_load(&graph->view));
+    memset(graph, 0, sizeof *graph);
+}
+
+static vx_status commit(vx_view *view, uint64_t rows, uint64_t upper, vx_error *err)
+{
+    for (int i = 0; i < VX_N_PLANES; i++) {
+        const size_t each = row_bytes(view, i);
+        const size_t n = (size_t)(i == VX_PLANE_UPPER ? upper : rows);
+        if (each == 0)
+            continue;
+        const vx_status st = vx_plane_commit(&view->planes[i], n * each, err);
+        if (st != VX_OK)
+            return st;
+    }
+    return VX_OK;
+}
+
+static void copy_rows(vx_view *to, const vx_view *from, uint32_t n)
+{
+    for (int i = 0; i < VX_N_PLANES; i++)
+        memcpy(to->planes[i].base, from->planes[i].base,
+               row_bytes(from, i) * (i == VX_PLANE_UPPER ? from->n_upper : n));
+    to->n_upper = from->n_upper;
+    atomic_init(&to->any_dead, atomic_load(&from->any_dead));
+    atomic_init(&to->n_rows, n);
+    atomic_init(&to->entry, atomic_load(&from->entry));
+    atomic_init(&to->seq, atomic_load(&from->seq));
+}
+
+vx_status vx_graph_reserve(vx_graph *graph, uint64_t n_rows, uint64_t n_upper, vx_error *err)
+{
+    vx_view *view = atomic_load(&graph->view);
+    if (n_rows > VX_MAX_ROWS || n_upper > VX_MAX_ROWS)
+        return vx_fail(err, VX_E_ARG,
+                       "rows: an index holds at most %u, got %llu; use several indexes",
+                       VX_MAX_ROWS, (unsigned long long)n_rows);
+    free_unused_retired(graph);
+    if (n_rows <= view->capacity && n_upper <= view->upper_capacity)
+        return commit(view, n_rows, n_upper, err);
+
+    vx_view *larger = NULL;
+    vx_status st = new_view(&graph->params, n_rows, n_upper, &larger, err);
+    if (st != VX_OK)
+        return st;
+    st = commit(larger, n_rows, n_upper, err);
+    if (st != VX_OK) {
+        free_view(larger);
+        return st;
+    }
+    copy_rows(larger, view, atomic_load(&view->n_rows));
+    atomic_store_explicit(&graph->view, larger, memory_order_seq_cst);
+    view->retired_next = graph->retired;
+    graph->retired = view;
+    free_unused_retired(graph);
+    return VX_OK;
+}
+
+unsigned vx_graph_draw_level(const vx_graph *graph, vx_slot slot)
+{
+    const uint64_t bits = vx_hash64(graph->params.seed ^ vx_hash64(slot));
+    const double u = ((double)(bits >> 11) + 1.0) * 0x1p-53; /* in (0, 1] */
+    const double level = -log(u) / log((double)graph->params.M);
+    return level < VX_MAX_LEVELS - 1 ? (unsigned)level : VX_MAX_LEVELS - 1;
+}
+
+uint64_t vx_graph_upper_needed(const vx_graph *graph, vx_slot begin, uint64_t end)
+{
+    uint64_t n = 0;
+    for (uint64_t slot = begin; slot < end; slot++)
+        n += vx_graph_draw_level(graph, (vx_slot)slot);
+    return n;
+}
+
+static void clear_row(vx_link *row, size_t bytes)
+{
+    for (size_t i = 0; i < bytes / sizeof *row; i++)
+        atomic_store_explicit(&row[i], VX_PAD, memory_order_relaxed);
+}
+
+void vx_graph_place_rows(vx_graph *graph, vx_view *view, vx_slot begin, vx_slot end)
+{
+    for (vx_slot slot = begin; slot < end; slot++) {
+        const unsigned level = vx_graph_draw_level(graph, slot);
+        view->levels[slot] = (uint8_t)level;
+        view->upper_at[slot] = view->n_upper;
+        view->n_upper += level;
+        clear_row(vx_view_links(view, slot, 0), view->block_bytes);
+        for (unsigned l = 1; l <= level; l++)
+            clear_row(vx_view_links(view, slot, l), view->upper_bytes);
+    }
+}

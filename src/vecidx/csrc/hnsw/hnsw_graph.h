@@ -1,0 +1,170 @@
+/* hnsw_graph.h - rows and links in memory; the only code that knows their layout.
+ *
+ * A row is a slot, a 31-bit number.  Everything known of it lies at that number
+ * in a plane (vx_plane.h): vector, links, level, label, and so on.  All planes
+ * hang off one vx_view, whose addresses never change, so that a search that has
+ * the view needs nothing else and no lock.  When the reserved space runs out the
+ * writer copies everything into a larger view and publishes that.
+ *
+ * The link row of layer 0 ("block", block_bytes each, aligned to a line):
+ *
+ *   | id id id ... id | room for what a later walk wants beside the ids |
+ *     2M of them
+ *
+ * Each id is a slot, nearest first in two runs: first the links that the
+ * heuristic chose (Algorithm 4), then fillers, marked by VX_FILLER, which keep
+ * the row full.  So a row says how many leading links were chosen.  Unused
+ * places at the end hold VX_PAD; masked to 31 bits that is VX_NO_SLOT, which no
+ * row ever has, so a reader needs one comparison (slot < n) to skip padding,
+ * rows too new for it, and damage.
+ * Layers above 0 have the same rows with M ids, in an arena of their own.
+ *
+ * The paper's names: M is M; M_max = M, M_max0 = 2M; efConstruction is
+ * ef_construction; m_L = 1 / ln M.
+ * Malkov, Yashunin: Efficient and robust approximate nearest neighbor search
+ * using Hierarchical Navigable Small World graphs, arXiv:1603.09320.
+ */
+#ifndef HNSW_GRAPH_H
+#define HNSW_GRAPH_H
+
+#include <stdatomic.h>
+
+#include "../base/vx_base.h"
+#include "../base/vx_plane.h"
+
+#define VX_FILLER 0x80000000u
+#define VX_PAD 0xFFFFFFFFu
+#define VX_SLOT_BITS 0x7FFFFFFFu
+#define VX_MAX_ROW_LINKS (2 * VX_MAX_M)
+
+typedef _Atomic uint32_t vx_link; /* read and written relaxed */
+
+/* An entry point: level << 32 | slot. */
+#define VX_NO_ENTRY ((uint64_t)VX_NO_SLOT)
+
+enum vx_plane_name {
+    VX_PLANE_VECTORS,  /* row_floats x f32, padded with zeros to whole lines     */
+    VX_PLANE_LINKS,    /* layer 0 blocks                                         */
+    VX_PLANE_LEVELS,   /* u8: highest layer                                      */
+    VX_PLANE_UPPER_AT, /* u32: the row of layer 1 in UPPER; layer l is l-1 later */
+    VX_PLANE_LABELS,   /* i64                                                    */
+    VX_PLANE_NORMS,    /* f32, cosine only: length before normalising            */
+    VX_PLANE_BIRTHS,   /* u64, see vx_view_sees                                  */
+    VX_PLANE_DEATHS,   /* u64                                                    */
+    VX_PLANE_UPPER,    /* link rows of the layers above 0                        */
+    VX_N_PLANES
+};
+
+typedef struct vx_view {
+    /* Fixed while the view lives. */
+    float *vectors;
+    char *links;
+    uint8_t *levels;
+    uint32_t *upper_at;
+    vx_label *labels;
+    float *norms;
+    _Atomic uint64_t *births, *deaths;
+    char *upper;
+    size_t row_floats;  /* a multiple of 16                                  */
+    size_t block_bytes; /* of a layer-0 link row                             */
+    size_t upper_bytes; /* of a link row above                               */
+    uint32_t M, M0;     /* links a row, above and on layer 0                 */
+    uint32_t capacity;  /* rows there is address space for                   */
+    uint32_t upper_capacity;
+    vx_plane planes[VX_N_PLANES]; /* committed sizes: writer only            */
+
+    /* Published by the writer with release stores, in this order. */
+    _Atomic bool any_dead;    /* some birth or death is set                  */
+    _Atomic uint32_t n_rows;  /* slots 0 .. n_rows-1 are complete            */
+    _Atomic uint64_t entry;   /* level << 32 | slot, or VX_NO_ENTRY          */
+    _Atomic uint64_t seq;     /* of the last replacement                     */
+
+    uint32_t n_upper;         /* rows used in UPPER; writer only             */
+    struct vx_view *retired_next;
+} vx_view;
+
+typedef struct vx_graph {
+    vx_params params;          /* fixed                                       */
+    _Atomic(vx_view *) view;   /* never NULL                                  */
+    vx_view *retired;          /* replaced views a reader may still use; writer */
+    _Atomic(struct vx_ctx *) contexts; /* hnsw_ctx.h                          */
+} vx_graph;
+
+vx_status vx_graph_init(vx_graph *graph, const vx_params *params, vx_error *err);
+void vx_graph_fini(vx_graph *graph); /* a zeroed graph is fine */
+
+/* Room for rows 0 .. n_rows-1 and n_upper rows in the upper arena: after VX_OK
+ * the planes of the current view may be written that far.  Writer only.  On
+ * VX_E_NOMEM nothing has changed. */
+vx_status vx_graph_reserve(vx_graph *graph, uint64_t n_rows, uint64_t n_upper, vx_error *err);
+
+/* The highest layer of a row, drawn from (seed, slot): P(level >= l) = M^-l. */
+unsigned vx_graph_draw_level(const vx_graph *graph, vx_slot slot);
+
+/* The level and the place in the upper arena of rows begin .. end-1: written
+ * once, before they are linked.  vx_graph_reserve has made room for them. */
+void vx_graph_place_rows(vx_graph *graph, vx_view *view, vx_slot begin, vx_slot end);
+
+/* Upper rows that slots begin .. end-1 will need. */
+uint64_t vx_graph_upper_needed(const vx_graph *graph, vx_slot begin, uint64_t end);
+
+/* The metric as kernels know it: l2sq, or inner product (cosine on unit rows). */
+VX_INLINE unsigned vx_graph_kernel_metric(const vx_graph *graph)
+{
+    return graph->params.metric == VX_L2SQ ? 0 : 1;
+}
+
+VX_INLINE const float *vx_view_vector(const vx_view *view, vx_slot slot)
+{
+    return view->vectors + (size_t)slot * view->row_floats;
+}
+
+VX_INLINE vx_link *vx_view_links(const vx_view *view, vx_slot slot, unsigned layer)
+{
+    char *row = layer == 0
+                    ? view->links + (size_t)slot * view->block_bytes
+                    : view->upper + ((size_t)view->upper_at[slot] + layer - 1) * view->upper_bytes;
+    return (vx_link *)(void *)row;
+}
+
+VX_INLINE uint32_t vx_view_row_links(const vx_view *view, unsigned layer)
+{
+    return layer == 0 ? view->M0 : view->M;
+}
+
+/* What a search sees: loaded once, at its start, in this order. */
+typedef struct vx_snapshot {
+    uint64_t entry;
+    uint64_t seq;
+    uint32_t n;
+    bool any_dead;
+} vx_snapshot;
+
+VX_INLINE vx_snapshot vx_view_snapshot(vx_view *view)
+{
+    vx_snapshot now;
+    now.entry = atomic_load_explicit(&view->entry, memory_order_acquire);
+    now.seq = atomic_load_explicit(&view->seq, memory_order_acquire);
+    now.n = atomic_load_explicit(&view->n_rows, memory_order_acquire);
+    /* A snapshot that holds the new row of a replacement was published after
+     * any_dead was set, so the order of these loads makes the shortcut safe. */
+    now.any_dead = atomic_load_explicit(&view->any_dead, memory_order_acquire);
+    return now;
+}
+
+/* May a search with this snapshot return the slot?  A row counts from its birth
+ * to its death; a replacement gives the new row's birth and the old row's death
+ * one number, so every snapshot holds exactly one of the two.  0 in the planes
+ * means "from the beginning" and "never". */
+VX_INLINE bool vx_view_sees(const vx_view *view, const vx_snapshot *now, vx_slot slot)
+{
+    if (slot >= now->n)
+        return false;
+    if (!now->any_dead)
+        return true;
+    const uint64_t birth = atomic_load_explicit(&view->births[slot], memory_order_relaxed);
+    const uint64_t death = atomic_load_explicit(&view->deaths[slot], memory_order_relaxed);
+    return birth <= now->seq && (death == 0 || death > now->seq);
+}
+
+#endif

@@ -1,0 +1,446 @@
+/* hnsw_insert.c - linking new rows (Algorithm 1), in batches.
+ *
+ * Departures from the paper:
+ *
+ * - Rows are inserted in batches of a fixed size.  Every row of a batch searches
+ *   the graph as it was before the batch, and is compared with every other row
+ *   of the batch, so it sees all that one-by-one insertion would have shown it
+ *   and more.  Then the links back are sorted by (row, distance, source) and
+ *   applied row by row.  No step depends on which thread does it, so the graph
+ *   depends on the rows, their order, the parameters and the batch boundaries,
+ *   never on the number of threads; and no lock is taken anywhere.
+ *   (Batch-synchronous insertion: ParlayANN, arXiv:2305.04359; comparing within
+ *   the batch, instead of keeping early batches tiny, is ours: at 512 rows it
+ *   costs about 3 % of an insertion.)
+ * - Layer-0 rows may choose up to 2M neighbours, not M, and are filled up with
+ *   the nearest of those passed over (hnsw_select.c).
+ * - Every row keeps an in-link (hnsw_repair.c).
+ *
+ * A batch runs through five stages, each a parallel loop:
+ *
+ *   search   each new row: descend, walk, compare with its batch, choose links
+ *   scatter  links back -> 64 partitions by target row (on the caller)
+ *   apply    each partition: sort, offer each link to its target's row
+ *   look     new rows and rows that lost a link: has a neighbour a link to it?
+ *   force    those without (on the caller; few)
+ *
+ * and is then published.  Readers may walk the graph all the while: rows of the
+ * batch are invisible to them until then, and link rows are written word by word
+ * with atomics, so a reader meets any mixture of old and new links.
+ *
+ * Distances of layer-0 links are kept beside the rows while a long add runs, so
+ * that offering a link costs no distances but those from the new row. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "../base/vx_alloc.h"
+#include "../base/vx_pool.h"
+#include "../base/vx_rng.h"
+#include "../base/vx_status.h"
+#include "hnsw_algo.h"
+#include "hnsw_repair.h"
+
+/* Rows a batch.  More: fewer barriers, but each row is compared with all others
+ * and a batch cannot be interrupted while it is applied.  At high dimensions a
+ * batch is held to 2 MiB of vectors, which stay in cache. */
+#define BATCH_ROWS 512u
+#define BATCH_FLOATS (512u * 1024u)
+#define BATCH_MIN 16u
+
+/* Tasks of the apply stage: fixed, since it orders the work. */
+#define N_PARTS 64u
+
+/* Keeping link distances costs page faults at first; below this many new rows
+ * they are recomputed. */
+#define KEEP_DISTS_ROWS 1024u
+
+/* An add of at least this share of the rows ends with vx_reconnect, which reads
+ * the whole graph once. */
+#define BULK_SHARE 16u
+
+/* An interrupted add of up to this many rows does so too: it takes some 50 ms. */
+#define QUICK_ROWS (1u << 18)
+
+struct edge {
+    vx_slot target, source;
+    float dist;
+    uint32_t layer;
+};
+
+struct insert {
+    vx_graph *graph;
+    vx_view *view;
+    const vx_metric_ops *ops;
+    const vx_run *run;
+    vx_ctx **contexts; /* one a thread, by `who`                              */
+    unsigned n_contexts;
+    vx_edge_dists kept;
+
+    /* The batch: rows begin .. end-1, over a graph of rows 0 .. begin-1. */
+    vx_slot begin, end;
+    uint64_t entry;
+
+    /* Links back.  Row i of the batch writes its own at edges[at[i] ..]. */
+    struct edge *edges, *by_part;
+    uint32_t *at, *count;
+    vx_slot *lost; /* for each edge, the row that lost a link for it         */
+    size_t edge_room;
+    uint32_t part_at[N_PARTS + 1];
+
+    vx_slot *suspects; /* rows to look up: the batch, then what was lost     */
+    uint8_t *is_cut;
+    size_t n_suspects;
+};
+
+/* ---- search --------------------------------------------------------------- */
+
+static void pool_offer(vx_ctx *ctx, size_t ef, vx_key key)
+{
+    size_t at = ctx->n_pool;
+    if (at == ef && key >= ctx->pool[at - 1])
+        return;
+    at = ctx->n_pool < ef ? ctx->n_pool++ : ef - 1;
+    for (; at > 0 && ctx->pool[at - 1] > key; at--)
+        ctx->pool[at] = ctx->pool[at - 1];
+    ctx->pool[at] = key;
+}
+
+/* Compare row `slot` with the rest of its batch on one layer. */
+static void offer_batch(const struct insert *in, vx_slot slot, unsigned layer, vx_ctx *ctx)
+{
+    const vx_view *view = in->view;
+    const size_t ef = in->graph->params.ef_construction;
+    const float *vector = vx_view_vector(view, slot);
+    float dists[64];
+
+    for (size_t i = 0; i < ctx->n_pool; i++)
+        ctx->pool[i] &= ~(vx_key)1; /* all expanded: the flag has served     */
+    for (vx_slot row = in->begin; row < in->end; row += 64) {
+        const vx_slot n = in->end - row < 64 ? in->end - row : 64;
+        if (layer == 0)
+            in->ops->scan(vector, vx_view_vector(view, row), view->row_floats, n, dists);
+        for (vx_slot i = 0; i < n; i++) {
+            if (row + i == slot || view->levels[row + i] < layer)
+                continue;
+            if (layer > 0)
+                dists[i] =
+                    in->ops->pair(vector, vx_view_vector(view, row + i), view->row_floats);
+            pool_offer(ctx, ef, vx_key_of(dists[i], row + i));
+        }
+    }
+}
+
+/* A pool full of rows equal to the new one shows it no way out of their cluster.
+ * Their links were made when there were fewer of them: offer those too. */
+static void offer_beyond_duplicates(const struct insert *in, vx_slot slot, unsigned layer,
+                                    vx_ctx *ctx)
+{
+    const vx_view *view = in->view;
+    const size_t ef = in->graph->params.ef_construction;
+    const uint32_t cap = vx_view_row_links(view, layer);
+    /* Not 0: a unit row's inner product with itself is rounded. */
+    const float *own = vx_view_vector(view, slot);
+    const float equal = in->ops->pair(own, own, view->row_floats);
+    const vx_key beyond = vx_key_of(equal, VX_NO_SLOT);
+    if (ctx->n_pool < ef || ctx->pool[ctx->n_pool - 1] > beyond)
+        return;
+
+    vx_slot found[VX_MAX_ROW_LINKS];
+    size_t n_found = 0;
+    for (size_t i = 0; i < ctx->n_pool && n_found < cap; i++) {
+        const vx_link *links = vx_view_links(view, vx_key_slot(ctx->pool[i]), layer);
+        for (uint32_t j = 0; j < cap && n_found < cap; j++) {
+            const vx_slot to = atomic_load_explicit(&links[j], memory_order_relaxed) & VX_SLOT_BITS;
+            bool is_new = to < in->begin;
+            for (size_t f = 0; f < n_found && is_new; f++)
+                is_new = found[f] != to;
+            if (is_new)
+                found[n_found++] = to;
+        }
+    }
+    in->ops->many(own, view->vectors, view->row_floats, found, n_found, ctx->dists);
+    /* They displace equals from the pool's end: cap of them at most. */
+    ctx->n_pool = ctx->n_pool > cap ? ctx->n_pool - cap : 1;
+    for (size_t f = 0; f < n_found; f++)
+        if (ctx->dists[f] > equal)
+            pool_offer(ctx, ef, vx_key_of(ctx->dists[f], found[f]));
+}
+
+static void link_row(struct insert *in, vx_slot slot, vx_ctx *ctx)
+{
+    const vx_view *view = in->view;
+    const size_t ef = in->graph->params.ef_construction;
+    const float *vector = vx_view_vector(view, slot);
+    const unsigned level = view->levels[slot];
+    const bool has_graph = in->entry != VX_NO_ENTRY;
+    const unsigned top = has_graph ? (unsigned)(in->entry >> 32) : 0;
+    uint32_t n_edges = 0;
+    struct edge *edges = in->edges + in->at[slot - in->begin];
+
+    vx_key near = 0;
+    if (has_graph)
+        near = in->ops->descend(vector, view, in->begin, (vx_slot)in->entry, top,
+                                level < top ? level + 1 : top + 1);
+    for (unsigned layer = level + 1; layer-- > 0;) {
+        ctx->n_pool = 0;
+        if (has_graph && layer <= top) {
+            ctx->pool[0] = near & ~(vx_key)1;
+            ctx->n_pool = 1;
+            in->ops->walk(vector, view, in->begin, layer, ef, ctx);
+            vx_ctx_forget(ctx);
+            near = ctx->pool[0];
+        }
+        offer_batch(in, slot, layer, ctx);
+        offer_beyond_duplicates(in, slot, layer, ctx);
+
+        vx_row row;
+        vx_row_select(in->ops, view, ctx->pool, ctx->n_pool, vx_view_row_links(view, layer), &row);
+        if (layer == 0)
+            vx_row_store_kept(view, &in->kept, slot, &row);
+        else
+            vx_row_store(view, slot, layer, NULL, &row);
+        for (uint32_t i = 0; i < row.n_chosen; i++)
+            edges[n_edges++] = (struct edge){row.slots[i], slot, row.dists[i], layer};
+    }
+    in->count[slot - in->begin] = n_edges;
+}
+
+static void search_piece(void *arg, size_t begin, size_t end, unsigned who)
+{
+    struct insert *in = arg;
+    for (size_t i = begin; i < end; i++)
+        link_row(in, in->begin + (vx_slot)i, in->contexts[who]);
+}
+
+/* ---- scatter, apply ---------------------------------------------------------- */
+
+static uint32_t part_of(vx_slot target) { return (uint32_t)(vx_hash64(target) % N_PARTS); }
+
+static void scatter(struct insert *in)
+{
+    uint32_t at[N_PARTS + 1] = {0};
+    for (vx_slot i = 0; i < in->end - in->begin; i++)
+        for (uint32_t j = 0; j < in->count[i]; j++)
+            at[part_of(in->edges[in->at[i] + j].target) + 1]++;
+    for (uint32_t p = 0; p < N_PARTS; p++)
+        at[p + 1] += at[p];
+    memcpy(in->part_at, at, sizeof at);
+    for (vx_slot i = 0; i < in->end - in->begin; i++)
+        for (uint32_t j = 0; j < in->count[i]; j++) {
+            const struct edge *e = &in->edges[in->at[i] + j];
+            in->by_part[at[part_of(e->target)]++] = *e;
+        }
+}
+
+static int compare_edges(const void *a, const void *b)
+{
+    const struct edge *x = a, *y = b;
+    if (x->layer != y->layer)
+        return x->layer < y->layer ? -1 : 1;
+    if (x->target != y->target)
+        return x->target < y->target ? -1 : 1;
+    if (x->dist != y->dist)
+        return x->dist < y->dist ? -1 : 1;
+    return x->source < y->source ? -1 : x->source > y->source;
+}
+
+static void apply_part(struct insert *in, size_t part)
+{
+    const vx_view *view = in->view;
+    const size_t end = in->part_at[part + 1];
+    size_t i = in->part_at[part];
+    qsort(in->by_part + i, end - i, sizeof *in->by_part, compare_edges);
+    while (i < end) {
+        const vx_slot target = in->by_part[i].target;
+        const unsigned layer = in->by_part[i].layer;
+        const uint32_t cap = vx_view_row_links(view, layer);
+        vx_row row;
+        if (layer == 0)
+            vx_row_load_kept(in->ops, view, &in->kept, target, &row);
+        else
+            vx_row_load(in->ops, view, target, layer, NULL, &row);
+        for (; i < end && in->by_part[i].target == target && in->by_part[i].layer == layer; i++) {
+            const vx_slot lost = vx_row_offer(in->ops, view, &row, cap, in->by_part[i].source,
+                                              in->by_part[i].dist);
+            /* New rows are looked up anyway. */
+            in->lost[i] = layer == 0 && lost < in->begin ? lost : VX_NO_SLOT;
+        }
+        if (layer == 0)
+            vx_row_store_kept(view, &in->kept, target, &row);
+        else
+            vx_row_store(view, target, layer, NULL, &row);
+    }
+}
+
+static void apply_piece(void *arg, size_t begin, size_t end, unsigned who)
+{
+    (void)who;
+    for (size_t part = begin; part < end; part++)
+        apply_part(arg, part);
+}
+
+/* ---- look, force --------------------------------------------------------------- */
+
+static void look_piece(void *arg, size_t begin, size_t end, unsigned who)
+{
+    struct insert *in = arg;
+    (void)who;
+    for (size_t i = begin; i < end; i++)
+        in->is_cut[i] = !vx_has_in_link(in->view, in->suspects[i], VX_NO_SLOT);
+}
+
+static void keep_in_links(struct insert *in, const vx_run *quiet)
+{
+    in->n_suspects = 0;
+    for (vx_slot slot = in->begin; slot < in->end; slot++)
+        in->suspects[in->n_suspects++] = slot;
+    for (uint32_t i = 0; i < in->part_at[N_PARTS]; i++)
+        if (in->lost[i] != VX_NO_SLOT)
+            in->suspects[in->n_suspects++] = in->lost[i];
+    vx_pool_run(in->n_suspects, 64, quiet, 0, 0, look_piece, in);
+    for (size_t i = 0; i < in->n_suspects; i++)
+        if (in->is_cut[i] && !vx_has_in_link(in->view, in->suspects[i], VX_NO_SLOT))
+            vx_force_in_link(in->ops, in->view, &in->kept, in->suspects[i]);
+}
+
+/* ---- the batch ------------------------------------------------------------------ */
+
+static void publish(struct insert *in, vx_publish_fn fn, void *arg)
+{
+    vx_view *view = in->view;
+    uint64_t entry = in->entry;
+    for (vx_slot slot = in->begin; slot < in->end; slot++)
+        if (entry == VX_NO_ENTRY || view->levels[slot] > entry >> 32)
+            entry = (uint64_t)view->levels[slot] << 32 | slot;
+    const uint64_t seq = atomic_load_explicit(&view->seq, memory_order_relaxed);
+    if (fn != NULL)
+        fn(arg, view, in->begin, in->end);
+    atomic_store_explicit(&view->n_rows, in->end, memory_order_release);
+    atomic_store_explicit(&view->entry, entry, memory_order_release);
+    atomic_store_explicit(&view->seq, seq + 1, memory_order_release);
+}
+
+/* Room for the batch's links back: at most a full row on each of its layers. */
+static bool fit_edges(struct insert *in)
+{
+    const vx_view *view = in->view;
+    size_t n = 0;
+    for (vx_slot slot = in->begin; slot < in->end; slot++) {
+        in->at[slot - in->begin] = (uint32_t)n;
+        n += view->M0 + (size_t)view->levels[slot] * view->M;
+    }
+    if (n <= in->edge_room)
+        return true;
+    n += n / 4;
+    in->edge_room = 0;
+    vx_free(in->edges);
+    vx_free(in->by_part);
+    vx_free(in->lost);
+    vx_free(in->suspects);
+    vx_free(in->is_cut);
+    in->edges = vx_alloc(n, sizeof *in->edges);
+    in->by_part = vx_alloc(n, sizeof *in->by_part);
+    in->lost = vx_alloc(n, sizeof *in->lost);
+    in->suspects = vx_alloc(n + BATCH_ROWS, sizeof *in->suspects);
+    in->is_cut = vx_alloc(n + BATCH_ROWS, 1);
+    if (in->edges == NULL || in->by_part == NULL || in->lost == NULL || in->suspects == NULL ||
+        in->is_cut == NULL)
+        return false;
+    in->edge_room = n;
+    return true;
+}
+
+static vx_status run_batch(struct insert *in, uint64_t done, uint64_t total, vx_publish_fn fn,
+                           void *arg)
+{
+    const vx_run quiet = {in->run != NULL ? in->run->num_threads : 0, NULL, NULL};
+    in->entry = atomic_load(&in->view->entry);
+    if (!fit_edges(in))
+        return VX_E_NOMEM;
+    const vx_status st =
+        vx_pool_run(in->end - in->begin, 1, in->run, done, total, search_piece, in);
+    if (st != VX_OK)
+        return st; /* nothing of the batch is linked to yet */
+    scatter(in);
+    vx_pool_run(N_PARTS, 1, &quiet, 0, 0, apply_piece, in);
+    keep_in_links(in, &quiet);
+    publish(in, fn, arg);
+    return VX_OK;
+}
+
+static vx_status prepare(struct insert *in, vx_slot first, vx_slot end, vx_reach *reach,
+                         bool is_bulk, vx_error *err)
+{
+    in->n_contexts = vx_pool_width(in->run);
+    in->contexts = vx_zalloc(in->n_contexts, sizeof *in->contexts);
+    in->at = vx_alloc(BATCH_ROWS, sizeof *in->at);
+    in->count = vx_alloc(BATCH_ROWS, sizeof *in->count);
+    if (in->contexts == NULL || in->at == NULL || in->count == NULL)
+        return vx_fail_nomem(err, "linking rows");
+    for (unsigned i = 0; i < in->n_contexts; i++) {
+        vx_view *view = NULL;
+        in->contexts[i] = vx_ctx_take(in->graph, &view);
+        if (in->contexts[i] == NULL ||
+            !vx_ctx_fit(in->contexts[i], view, end, in->graph->params.ef_construction))
+            return vx_fail_nomem(err, "linking rows");
+    }
+    if (is_bulk && !vx_reach_init(reach, end))
+        return vx_fail_nomem(err, "linking rows");
+    if (end - first >= KEEP_DISTS_ROWS) {
+        in->kept.row_links = in->view->M0;
+        const size_t bytes = (size_t)end * in->kept.row_links * sizeof(float);
+        vx_status st = vx_plane_reserve(&in->kept.plane, bytes, err);
+        if (st == VX_OK)
+            st = vx_plane_commit(&in->kept.plane, bytes, err);
+        if (st != VX_OK)
+            return st;
+    }
+    return VX_OK;
+}
+
+static void finish(struct insert *in)
+{
+    for (unsigned i = 0; in->contexts != NULL && i < in->n_contexts; i++)
+        vx_ctx_release(in->contexts[i]);
+    vx_free(in->contexts);
+    vx_free(in->at);
+    vx_free(in->count);
+    vx_free(in->edges);
+    vx_free(in->by_part);
+    vx_free(in->lost);
+    vx_free(in->suspects);
+    vx_free(in->is_cut);
+    vx_plane_free(&in->kept.plane);
+}
+
+vx_status vx_graph_insert(vx_graph *graph, vx_slot end, const vx_run *run,
+                          vx_publish_fn publish_fn, void *publish_arg, vx_error *err)
+{
+    struct insert in = {.graph = graph, .run = run, .ops = vx_graph_ops(graph)};
+    in.view = atomic_load(&graph->view);
+    const vx_slot first = atomic_load(&in.view->n_rows);
+    const bool is_bulk = (uint64_t)(end - first) * BULK_SHARE >= end;
+    vx_reach reach = {0};
+
+    size_t rows = BATCH_FLOATS / in.view->row_floats;
+    rows = rows < BATCH_MIN ? BATCH_MIN : rows > BATCH_ROWS ? BATCH_ROWS : rows;
+
+    vx_status st = prepare(&in, first, end, &reach, is_bulk, err);
+    for (in.begin = first; st == VX_OK && in.begin < end; in.begin = in.end) {
+        in.end = end - in.begin < rows ? end : in.begin + (vx_slot)rows;
+        st = run_batch(&in, in.begin - first, end - first, publish_fn, publish_arg);
+        if (st == VX_E_NOMEM)
+            vx_fail_nomem(err, "linking rows");
+        else if (st == VX_E_INTERRUPTED)
+            vx_fail(err, st, "interrupted");
+    }
+
+    const uint32_t n = atomic_load(&in.view->n_rows);
+    if (reach.parent != NULL && n > first && (st == VX_OK || n <= QUICK_ROWS)) {
+        const vx_slot entry = (vx_slot)atomic_load(&in.view->entry);
+        vx_reconnect(in.ops, in.view, n, entry, &reach, in.contexts[0]);
+    }
+    vx_reach_fini(&reach);
+    finish(&in);
+    return st;
+}

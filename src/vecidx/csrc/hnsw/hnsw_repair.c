@@ -1,0 +1,177 @@
+/* hnsw_repair.c - in-links and reachability.
+ *
+ * Pruning can take a row's last in-link; no walk would ever find it again.  Two
+ * remedies.  After each batch of an insert, rows that are new or lost a link are
+ * looked up in their own neighbours' rows, which is local and cheap
+ * (vx_has_in_link).  After a bulk add a breadth-first search from the entry finds
+ * what is still cut off, however large the island, and ties it to the nearest
+ * row that was reached.
+ *
+ * Tying drops a link of a full row.  The search leaves a tree: each row reached
+ * has one parent.  Only links outside that tree are dropped, so nothing reached
+ * is ever lost again, and one pass suffices. */
+#include "hnsw_repair.h"
+
+#include "../base/vx_alloc.h"
+
+static float *kept_row(const vx_edge_dists *kept, vx_slot owner)
+{
+    if (kept == NULL || kept->plane.base == NULL)
+        return NULL;
+    return (float *)(void *)kept->plane.base + (size_t)owner * kept->row_links;
+}
+
+void vx_row_load_kept(const vx_metric_ops *ops, const vx_view *view, const vx_edge_dists *kept,
+                      vx_slot owner, vx_row *row)
+{
+    union { float f; uint32_t u; } first = {0};
+    const float *dists = kept_row(kept, owner);
+    if (dists != NULL)
+        first.f = dists[0];
+    vx_row_load(ops, view, owner, 0, first.u != 0 ? dists : NULL, row);
+}
+
+void vx_row_store_kept(const vx_view *view, const vx_edge_dists *kept, vx_slot owner,
+                       const vx_row *row)
+{
+    float *dists = kept_row(kept, owner);
+    vx_row_store(view, owner, 0, dists, row);
+    if (dists != NULL && row->n > 0 && dists[0] == 0.0f)
+        dists[0] = -0.0f;
+}
+
+static bool row_has(const vx_view *view, vx_slot owner, vx_slot slot)
+{
+    const vx_link *links = vx_view_links(view, owner, 0);
+    for (uint32_t i = 0; i < view->M0; i++)
+        if ((atomic_load_explicit(&links[i], memory_order_relaxed) & VX_SLOT_BITS) == slot)
+            return true;
+    return false;
+}
+
+bool vx_has_in_link(const vx_view *view, vx_slot slot, vx_slot except)
+{
+    const vx_link *links = vx_view_links(view, slot, 0);
+    for (uint32_t i = 0; i < view->M0; i++) {
+        const uint32_t link = atomic_load_explicit(&links[i], memory_order_relaxed);
+        if (link == VX_PAD)
+            break;
+        if ((link & VX_SLOT_BITS) != except && row_has(view, link & VX_SLOT_BITS, slot))
+            return true;
+    }
+    return false;
+}
+
+void vx_force_in_link(const vx_metric_ops *ops, const vx_view *view, const vx_edge_dists *kept,
+                      vx_slot slot)
+{
+    vx_row own, row;
+    vx_row_load_kept(ops, view, kept, slot, &own);
+    for (uint32_t i = 0; i < own.n; i++) {
+        const vx_slot neighbour = own.slots[i];
+        vx_row_load_kept(ops, view, kept, neighbour, &row);
+        uint32_t victim = row.n;
+        if (row.n == view->M0) {
+            while (victim > 0 && !vx_has_in_link(view, row.slots[victim - 1], neighbour))
+                victim--;
+            if (victim-- == 0)
+                continue; /* every link here is some row's only one */
+        }
+        vx_row_force(&row, victim, slot, own.dists[i]);
+        vx_row_store_kept(view, kept, neighbour, &row);
+        return;
+    }
+}
+
+bool vx_reach_init(vx_reach *reach, uint32_t n)
+{
+    reach->parent = vx_alloc(n, sizeof *reach->parent);
+    reach->queue = vx_alloc(n, sizeof *reach->queue);
+    reach->n_reached = 0;
+    if (reach->parent == NULL || reach->queue == NULL) {
+        vx_reach_fini(reach);
+        return false;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        reach->parent[i] = VX_NO_SLOT;
+    return true;
+}
+
+void vx_reach_fini(vx_reach *reach)
+{
+    vx_free(reach->parent);
+    vx_free(reach->queue);
+    reach->parent = reach->queue = NULL;
+}
+
+void vx_reach_from(vx_reach *reach, const vx_view *view, uint32_t n, vx_slot from, vx_slot parent)
+{
+    uint32_t head = reach->n_reached, tail = head;
+    reach->parent[from] = parent;
+    reach->queue[tail++] = from;
+    while (head < tail) {
+        const vx_slot here = reach->queue[head++];
+        if (head < tail)
+            VX_PREFETCH(vx_view_links(view, reach->queue[head], 0));
+        const vx_link *links = vx_view_links(view, here, 0);
+        for (uint32_t i = 0; i < view->M0; i++) {
+            const vx_slot slot =
+                atomic_load_explicit(&links[i], memory_order_relaxed) & VX_SLOT_BITS;
+            if (slot < n && reach->parent[slot] == VX_NO_SLOT) {
+                reach->parent[slot] = here;
+                reach->queue[tail++] = slot;
+            }
+        }
+    }
+    reach->n_reached = tail;
+}
+
+/* Link `owner` to `slot`, dropping no link that the tree uses.  False if every
+ * link of the row is in the tree. */
+static bool tie(const vx_metric_ops *ops, const vx_view *view, const vx_reach *reach,
+                vx_slot owner, vx_slot slot)
+{
+    vx_row row;
+    vx_row_load(ops, view, owner, 0, NULL, &row);
+    uint32_t victim = row.n;
+    if (row.n == view->M0) {
+        while (victim > 0 && reach->parent[row.slots[victim - 1]] == owner)
+            victim--;
+        if (victim-- == 0)
+            return false;
+    }
+    const float dist =
+        ops->pair(vx_view_vector(view, owner), vx_view_vector(view, slot), view->row_floats);
+    vx_row_force(&row, victim, slot, dist);
+    vx_row_store(view, owner, 0, NULL, &row);
+    return true;
+}
+
+#define RECONNECT_EF 64u
+
+void vx_reconnect(const vx_metric_ops *ops, const vx_view *view, uint32_t n, vx_slot entry,
+                  vx_reach *reach, vx_ctx *ctx)
+{
+    vx_reach_from(reach, view, n, entry, entry);
+    for (vx_slot slot = 0; slot < n && reach->n_reached < n; slot++) {
+        if (reach->parent[slot] != VX_NO_SLOT)
+            continue;
+        /* From the entry on layer 0 itself, so that only reached rows are found. */
+        const float *vector = vx_view_vector(view, slot);
+        ctx->pool[0] =
+            vx_key_of(ops->pair(vector, vx_view_vector(view, entry), view->row_floats), entry);
+        ctx->n_pool = 1;
+        ops->walk(vector, view, n, 0, RECONNECT_EF, ctx);
+        vx_ctx_forget(ctx);
+        vx_slot owner = VX_NO_SLOT;
+        for (size_t i = 0; i < ctx->n_pool && owner == VX_NO_SLOT; i++)
+            if (tie(ops, view, reach, vx_key_slot(ctx->pool[i]), slot))
+                owner = vx_key_slot(ctx->pool[i]);
+        /* A tree of r rows uses r - 1 links, so some row has one to spare. */
+        for (uint32_t i = 0; i < reach->n_reached && owner == VX_NO_SLOT; i++)
+            if (tie(ops, view, reach, reach->queue[i], slot))
+                owner = reach->queue[i];
+        if (owner != VX_NO_SLOT)
+            vx_reach_from(reach, view, n, slot, owner);
+    }
+}

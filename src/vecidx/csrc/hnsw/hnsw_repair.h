@@ -1,0 +1,45 @@
+/* hnsw_repair.h - keeping every row findable. */
+#ifndef HNSW_REPAIR_H
+#define HNSW_REPAIR_H
+
+#include "hnsw_select.h"
+
+/* Distances of layer-0 links, kept while one long add runs: row_links floats a
+ * row, all zero where not known yet (a known row's first is never +0.0; the
+ * distance 0 is kept as -0.0).  base == NULL: not kept, computed when needed. */
+typedef struct vx_edge_dists {
+    vx_plane plane;
+    uint32_t row_links;
+} vx_edge_dists;
+
+/* Read or write a layer-0 row through the kept distances. */
+void vx_row_load_kept(const vx_metric_ops *ops, const vx_view *view, const vx_edge_dists *kept,
+                      vx_slot owner, vx_row *row);
+void vx_row_store_kept(const vx_view *view, const vx_edge_dists *kept, vx_slot owner,
+                       const vx_row *row);
+
+/* Does a neighbour of `slot`, other than `except`, link back to it? */
+bool vx_has_in_link(const vx_view *view, vx_slot slot, vx_slot except);
+
+/* Make one of its neighbours link to `slot`, taking the place of a row that has
+ * another in-link.  Does nothing where there is no such place. */
+void vx_force_in_link(const vx_metric_ops *ops, const vx_view *view, const vx_edge_dists *kept,
+                      vx_slot slot);
+
+/* Room for a search of the whole graph from its entry. */
+typedef struct vx_reach {
+    vx_slot *parent; /* VX_NO_SLOT: not reached                              */
+    vx_slot *queue;
+    uint32_t n_reached;
+} vx_reach;
+bool vx_reach_init(vx_reach *reach, uint32_t n); /* false: no memory */
+void vx_reach_fini(vx_reach *reach);
+
+/* Breadth first over layer 0 from `from`, which is reached by `parent`. */
+void vx_reach_from(vx_reach *reach, const vx_view *view, uint32_t n, vx_slot from, vx_slot parent);
+
+/* Give every one of the n rows a path from the entry.  Writer only. */
+void vx_reconnect(const vx_metric_ops *ops, const vx_view *view, uint32_t n, vx_slot entry,
+                  vx_reach *reach, vx_ctx *ctx);
+
+#endif

@@ -1,0 +1,187 @@
+/* hnsw_select.c - which neighbours a row keeps.
+ *
+ * The heuristic of Algorithm 4: going outwards, a candidate is chosen if it is
+ * nearer to the owner than to every one chosen before it; otherwise a chosen one
+ * leads to it.  Departures from the paper:
+ *
+ * - Equality counts as "leads to it".  So of many equal rows one is chosen, and
+ *   the others cannot eat the link budget.
+ * - The places left over are filled with the nearest candidates passed over
+ *   (the paper's keepPrunedConnections, always on): a full row was worth more
+ *   recall per distance than a short one.
+ * - A link offered from the other side is fitted into the sorted row instead of
+ *   running the heuristic over all of it again: it is compared with the chosen
+ *   links only, and those it leads to become fillers.  That costs the distances
+ *   from one row to at most a row's links, where the whole heuristic costs about
+ *   ten times as many. */
+#include "hnsw_select.h"
+
+#include <string.h>
+
+static bool before(float d1, vx_slot s1, float d2, vx_slot s2)
+{
+    return d1 < d2 || (d1 == d2 && s1 < s2);
+}
+
+/* Does a row already chosen lead to `slot`, at distance `dist` from the owner? */
+static bool is_led_to(const vx_metric_ops *ops, const vx_view *view, const vx_row *row,
+                      vx_slot slot, float dist)
+{
+    const float *vector = vx_view_vector(view, slot);
+    float between[4];
+    for (uint32_t i = 0; i < row->n_chosen; i += 4) {
+        const uint32_t n = row->n_chosen - i < 4 ? row->n_chosen - i : 4;
+        ops->many(vector, view->vectors, view->row_floats, row->slots + i, n, between);
+        for (uint32_t j = 0; j < n; j++)
+            if (between[j] <= dist)
+                return true;
+    }
+    return false;
+}
+
+void vx_row_select(const vx_metric_ops *ops, const vx_view *view, const vx_key *candidates,
+                   size_t n, uint32_t cap, vx_row *row)
+{
+    vx_key passed[VX_MAX_ROW_LINKS];
+    uint32_t n_passed = 0;
+    row->n_chosen = 0;
+    for (size_t i = 0; i < n && row->n_chosen < cap; i++) {
+        const vx_slot slot = vx_key_slot(candidates[i]);
+        const float dist = vx_key_dist(candidates[i]);
+        if (is_led_to(ops, view, row, slot, dist)) {
+            if (n_passed < cap)
+                passed[n_passed++] = candidates[i];
+        } else {
+            row->slots[row->n_chosen] = slot;
+            row->dists[row->n_chosen] = dist;
+            row->n_chosen++;
+        }
+    }
+    row->n = row->n_chosen;
+    for (uint32_t i = 0; i < n_passed && row->n < cap; i++) {
+        row->slots[row->n] = vx_key_slot(passed[i]);
+        row->dists[row->n] = vx_key_dist(passed[i]);
+        row->n++;
+    }
+}
+
+static void remove_at(vx_row *row, uint32_t at)
+{
+    const uint32_t behind = row->n - at - 1;
+    memmove(row->slots + at, row->slots + at + 1, behind * sizeof *row->slots);
+    memmove(row->dists + at, row->dists + at + 1, behind * sizeof *row->dists);
+    row->n--;
+    row->n_chosen -= at < row->n_chosen;
+}
+
+/* There is room for one more. */
+static void insert_at(vx_row *row, uint32_t at, vx_slot slot, float dist)
+{
+    const uint32_t behind = row->n - at;
+    memmove(row->slots + at + 1, row->slots + at, behind * sizeof *row->slots);
+    memmove(row->dists + at + 1, row->dists + at, behind * sizeof *row->dists);
+    row->slots[at] = slot;
+    row->dists[at] = dist;
+    row->n++;
+}
+
+static uint32_t place(const vx_row *row, uint32_t begin, uint32_t end, vx_slot slot, float dist)
+{
+    while (begin < end && before(row->dists[begin], row->slots[begin], dist, slot))
+        begin++;
+    return begin;
+}
+
+static void insert_filler(vx_row *row, vx_slot slot, float dist)
+{
+    insert_at(row, place(row, row->n_chosen, row->n, slot, dist), slot, dist);
+}
+
+vx_slot vx_row_offer(const vx_metric_ops *ops, const vx_view *view, vx_row *row, uint32_t cap,
+                     vx_slot source, float dist)
+{
+    for (uint32_t i = 0; i < row->n; i++)
+        if (row->slots[i] == source)
+            return VX_NO_SLOT;
+
+    float between[VX_MAX_ROW_LINKS];
+    ops->many(vx_view_vector(view, source), view->vectors, view->row_floats, row->slots,
+              row->n_chosen, between);
+    const uint32_t at = place(row, 0, row->n_chosen, source, dist);
+    bool is_filler = false;
+    for (uint32_t i = 0; i < at && !is_filler; i++)
+        is_filler = between[i] <= dist;
+
+    /* Make room: the farthest filler goes, or, in a row of chosen links only, the
+     * farthest of them - unless `source` is no better. */
+    vx_slot dropped = VX_NO_SLOT;
+    if (row->n == cap) {
+        const uint32_t last = row->n - 1;
+        const bool has_filler = row->n_chosen < row->n;
+        if (is_filler && (!has_filler || !before(dist, source, row->dists[last], row->slots[last])))
+            return source;
+        if (!is_filler && !has_filler && at == row->n)
+            return source;
+        dropped = row->slots[last];
+        remove_at(row, last);
+    }
+    if (is_filler) {
+        insert_filler(row, source, dist);
+        return dropped;
+    }
+
+    /* Chosen links behind it that it leads to become fillers.  Backwards, so that
+     * the places of those still to be looked at stay. */
+    for (uint32_t i = row->n_chosen; i-- > at;)
+        if (between[i] <= row->dists[i]) {
+            const vx_slot slot = row->slots[i];
+            const float d = row->dists[i];
+            remove_at(row, i);
+            insert_filler(row, slot, d);
+        }
+    insert_at(row, at, source, dist);
+    row->n_chosen++;
+    return dropped;
+}
+
+void vx_row_force(vx_row *row, uint32_t victim, vx_slot source, float dist)
+{
+    if (victim < row->n)
+        remove_at(row, victim);
+    insert_filler(row, source, dist);
+}
+
+void vx_row_load(const vx_metric_ops *ops, const vx_view *view, vx_slot owner, unsigned layer,
+                 const float *dists, vx_row *row)
+{
+    const vx_link *links = vx_view_links(view, owner, layer);
+    const uint32_t cap = vx_view_row_links(view, layer);
+    row->n_chosen = row->n = 0;
+    for (uint32_t i = 0; i < cap; i++) {
+        const uint32_t link = atomic_load_explicit(&links[i], memory_order_relaxed);
+        if (link == VX_PAD)
+            break;
+        row->slots[row->n++] = link & VX_SLOT_BITS;
+        row->n_chosen += (link & VX_FILLER) == 0;
+    }
+    if (dists != NULL)
+        memcpy(row->dists, dists, row->n * sizeof *dists);
+    else
+        ops->many(vx_view_vector(view, owner), view->vectors, view->row_floats, row->slots, row->n,
+                  row->dists);
+}
+
+void vx_row_store(const vx_view *view, vx_slot owner, unsigned layer, float *dists,
+                  const vx_row *row)
+{
+    vx_link *links = vx_view_links(view, owner, layer);
+    const uint32_t cap = vx_view_row_links(view, layer);
+    for (uint32_t i = 0; i < cap; i++) {
+        const uint32_t link = i >= row->n          ? VX_PAD
+                              : i >= row->n_chosen ? row->slots[i] | VX_FILLER
+                                                   : row->slots[i];
+        atomic_store_explicit(&links[i], link, memory_order_relaxed);
+    }
+    if (dists != NULL)
+        memcpy(dists, row->dists, row->n * sizeof *dists);
+}

@@ -1,0 +1,604 @@
+/* index.c - vx_index: parameters, adding, reading single rows, reports.
+ *
+ * No algorithm lives here: rows are checked, given slots and labels, and handed
+ * to the graph.
+ *
+ * The life of an add: lock out other writers; look at every row and label, so
+ * that bad input changes nothing; make room everywhere, so that running out of
+ * memory changes nothing; copy rows into their planes; link them, batch by batch.
+ * Each batch, as it is published, enters the label map and kills the rows it
+ * replaces (take_over below). */
+#include "index.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "../base/vx_alloc.h"
+#include "../base/vx_pool.h"
+#include "../base/vx_rng.h"
+#include "../base/vx_status.h"
+#include "../hnsw/hnsw_ops.h"
+
+/* ---- life ------------------------------------------------------------------ */
+
+static vx_status check_params(const vx_params *p, vx_error *err)
+{
+    if (p->dim < 1 || p->dim > VX_MAX_DIM)
+        return vx_fail(err, VX_E_ARG, "dim: expected 1 to %u, got %u", VX_MAX_DIM, p->dim);
+    if (p->metric > VX_COSINE)
+        return vx_fail(err, VX_E_ARG, "metric: unknown number %u", p->metric);
+    if (p->M < VX_MIN_M || p->M > VX_MAX_M)
+        return vx_fail(err, VX_E_ARG, "M: expected %u to %u, got %u", VX_MIN_M, VX_MAX_M, p->M);
+    if (p->ef_construction < 1 || p->ef_construction > VX_MAX_EF_CONSTRUCTION)
+        return vx_fail(err, VX_E_ARG, "ef_construction: expected 1 to %u, got %u",
+                       VX_MAX_EF_CONSTRUCTION, p->ef_construction);
+    if (p->capacity > VX_MAX_ROWS)
+        return vx_fail(err, VX_E_ARG, "capacity: expected at most %u rows, got %llu", VX_MAX_ROWS,
+                       (unsigned long long)p->capacity);
+    return VX_OK;
+}
+
+vx_status vx_index_new(const vx_params *params, vx_index **out, vx_error *err)
+{
+    const vx_status st = check_params(params, err);
+    if (st != VX_OK)
+        return st;
+    vx_index *index = vx_zalloc(1, sizeof *index);
+    if (index == NULL)
+        return vx_fail_nomem(err, "an index");
+    const vx_status made = vx_graph_init(&index->graph, params, err);
+    if (made != VX_OK) {
+        vx_free(index);
+        return made;
+    }
+    vx_mutex_init(&index->writer);
+    vx_labels_init(&index->labels);
+    *out = index;
+    return vx_ok(err);
+}
+
+void vx_index_free(vx_index *index)
+{
+    if (index == NULL)
+        return;
+    vx_labels_fini(&index->labels);
+    vx_mutex_fini(&index->writer);
+    vx_graph_fini(&index->graph);
+    vx_free(index);
+}
+
+void vx_index_params(const vx_index *index, vx_params *out) { *out = index->graph.params; }
+
+/* ---- rows -------------------------------------------------------------------- */
+
+/* Two rows this long are at most FLT_MAX apart, squared, and have a finite inner
+ * product: no distance overflows. */
+#define MAX_SQUARED_LENGTH 8e37
+
+vx_row_fault vx_row_inspect(const float *row, size_t dim, bool is_cosine, double *out_norm)
+{
+    /* Eight sums, so that the baseline's vector registers are used. */
+    double sums[8] = {0};
+    size_t i = 0;
+    for (; i + 8 <= dim; i += 8)
+        for (size_t j = 0; j < 8; j++)
+            sums[j] += (double)row[i + j] * (double)row[i + j];
+    for (; i < dim; i++)
+        sums[0] += (double)row[i] * (double)row[i];
+    const double sum = ((sums[0] + sums[1]) + (sums[2] + sums[3])) +
+                       ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+    *out_norm = sqrt(sum);
+    if (sum <= MAX_SQUARED_LENGTH)
+        return is_cosine && sum <= 0 ? VX_ROW_ZERO : VX_ROW_FINE;
+    for (i = 0; i < dim; i++)
+        if (isnan(row[i]))
+            return VX_ROW_NAN;
+    for (i = 0; i < dim; i++)
+        if (isinf(row[i]))
+            return VX_ROW_INF;
+    return VX_ROW_LARGE;
+}
+
+vx_status vx_row_refuse(vx_row_fault fault, const char *what, int64_t row, vx_error *err)
+{
+    static const char *const reasons[] = {
+        [VX_ROW_NAN] = "holds NaN; remove the row or fill it in",
+        [VX_ROW_INF] = "holds an infinite value; remove the row or clip it",
+        [VX_ROW_LARGE] = "is too long for float32 distances (squared length above 8e37); "
+                         "scale the data down",
+        [VX_ROW_ZERO] = "is all zeros, which has no direction under metric \"cosine\"; "
+                        "remove the row or use metric \"l2\"",
+    };
+    const vx_status st =
+        vx_fail(err, VX_E_ARG, "%s: row %lld %s", what, (long long)row, reasons[fault]);
+    if (err != NULL)
+        err->row = row;
+    return st;
+}
+
+void vx_row_store_vector(float *to, size_t row_floats, const float *from, size_t dim,
+                         bool is_cosine, double norm)
+{
+    if (is_cosine) {
+        const double scale = 1.0 / norm;
+        for (size_t i = 0; i < dim; i++)
+            to[i] = (float)((double)from[i] * scale);
+    } else {
+        memcpy(to, from, dim * sizeof *to);
+    }
+    memset(to + dim, 0, (row_floats - dim) * sizeof *to);
+}
+
+/* ---- add ---------------------------------------------------------------------- */
+
+struct add {
+    vx_index *index;
+    vx_view *view;
+    const float *rows;
+    size_t n, dim;
+    const vx_label *labels; /* given or made up: never NULL after choose_labels */
+    vx_label *made_labels;
+    uint32_t *rows_taken;   /* input rows that become slots; NULL: all of them  */
+    size_t n_taken;
+    bool is_cosine;
+    vx_slot first;
+    double *norms;          /* cosine: of each input row                        */
+    _Atomic size_t bad_row; /* the first refused                                */
+};
+
+static void lower(_Atomic size_t *least, size_t value)
+{
+    size_t now = atomic_load(least);
+    while (value < now && !atomic_compare_exchange_weak(least, &now, value)) {
+    }
+}
+
+static void inspect_piece(void *arg, size_t begin, size_t end, unsigned who)
+{
+    struct add *add = arg;
+    (void)who;
+    for (size_t i = begin; i < end; i++) {
+        double norm;
+        if (vx_row_inspect(add->rows + i * add->dim, add->dim, add->is_cosine, &norm) !=
+            VX_ROW_FINE) {
+            lower(&add->bad_row, i);
+            return;
+        }
+        if (add->norms != NULL)
+            add->norms[i] = norm;
+    }
+}
+
+/* Rows a piece of a pass over the input takes: some 256 KiB. */
+static size_t pass_grain(size_t dim)
+{
+    const size_t rows = 65536 / dim;
+    return rows > 0 ? rows : 1;
+}
+
+static vx_status inspect_rows(struct add *add, const vx_run *run, vx_error *err)
+{
+    atomic_init(&add->bad_row, SIZE_MAX);
+    if (add->is_cosine) {
+        add->norms = vx_alloc(add->n, sizeof *add->norms);
+        if (add->norms == NULL)
+            return vx_fail_nomem(err, "adding rows");
+    }
+    const vx_status st = vx_pool_run(add->n, pass_grain(add->dim), run, 0, add->n, inspect_piece, add);
+    if (st != VX_OK)
+        return vx_fail(err, st, "interrupted");
+    const size_t bad = atomic_load(&add->bad_row);
+    if (bad == SIZE_MAX)
+        return VX_OK;
+    double norm;
+    return vx_row_refuse(vx_row_inspect(add->rows + bad * add->dim, add->dim, add->is_cosine, &norm),
+                         "vectors", (int64_t)bad, err);
+}
+
+static vx_status refuse_label(vx_error *err, vx_status status, size_t row, vx_label label,
+                              const char *why)
+{
+    vx_fail(err, status, "ids: row %zu has id %lld, %s", row, (long long)label, why);
+    if (err != NULL) {
+        err->row = (int64_t)row;
+        err->value = label;
+    }
+    return status;
+}
+
+/* Negative, or twice in the call. */
+static vx_status inspect_labels(const vx_label *labels, size_t n, vx_error *err)
+{
+    bool rising = true;
+    for (size_t i = 0; i < n; i++) {
+        if (labels[i] < 0 || labels[i] == INT64_MAX)
+            return refuse_label(err, VX_E_ARG, i, labels[i],
+                                "expected 0 or more and below 2^63 - 1");
+        rising = rising && (i == 0 || labels[i] > labels[i - 1]);
+    }
+    if (rising)
+        return VX_OK;
+
+    uint64_t places = 64;
+    while (places < 2 * n)
+        places *= 2;
+    size_t *table = vx_zalloc(places, sizeof *table); /* row + 1 */
+    if (table == NULL)
+        return vx_fail_nomem(err, "checking ids");
+    vx_status st = VX_OK;
+    for (size_t i = 0; i < n && st == VX_OK; i++) {
+        uint64_t at = vx_hash64((uint64_t)labels[i]) & (places - 1);
+        while (table[at] != 0 && labels[table[at] - 1] != labels[i])
+            at = (at + 1) & (places - 1);
+        if (table[at] != 0)
+            st = refuse_label(err, VX_E_ARG, i, labels[i],
+                              "which an earlier row of this call has too; give each id once");
+        table[at] = i + 1;
+    }
+    vx_free(table);
+    return st;
+}
+
+static vx_status choose_labels(struct add *add, vx_error *err)
+{
+    if (add->labels != NULL)
+        return inspect_labels(add->labels, add->n, err);
+    const vx_label next = add->index->next_label;
+    if ((uint64_t)next + add->n > (uint64_t)INT64_MAX - 1)
+        return vx_fail(err, VX_E_ARG, "ids: no numbers left after %lld; give ids",
+                       (long long)(next - 1));
+    add->made_labels = vx_alloc(add->n, sizeof *add->made_labels);
+    if (add->made_labels == NULL)
+        return vx_fail_nomem(err, "adding rows");
+    for (size_t i = 0; i < add->n; i++)
+        add->made_labels[i] = next + (vx_label)i;
+    add->labels = add->made_labels;
+    return VX_OK;
+}
+
+/* What becomes of rows whose label is there already. */
+static vx_status settle_conflicts(struct add *add, vx_on_conflict on_conflict, vx_error *err)
+{
+    add->n_taken = add->n;
+    if (add->made_labels != NULL || on_conflict == VX_REPLACE)
+        return VX_OK;
+    size_t n_taken = 0;
+    if (on_conflict == VX_SKIP) {
+        add->rows_taken = vx_alloc(add->n, sizeof *add->rows_taken);
+        if (add->rows_taken == NULL)
+            return vx_fail_nomem(err, "adding rows");
+    }
+    for (size_t i = 0; i < add->n; i++) {
+        const bool is_there =
+            vx_labels_find(&add->index->labels, add->view, add->labels[i]) != VX_NO_SLOT;
+        if (is_there && on_conflict == VX_ERROR)
+            return refuse_label(err, VX_E_LABEL, i, add->labels[i],
+                                "which is in the index; use on_conflict=\"replace\" or \"skip\"");
+        if (!is_there && on_conflict == VX_SKIP)
+            add->rows_taken[n_taken++] = (uint32_t)i;
+    }
+    if (on_conflict == VX_SKIP)
+        add->n_taken = n_taken;
+    return VX_OK;
+}
+
+static size_t taken_row(const struct add *add, size_t i)
+{
+    return add->rows_taken != NULL ? add->rows_taken[i] : i;
+}
+
+static vx_status make_room(struct add *add, vx_error *err)
+{
+    vx_index *index = add->index;
+    const uint64_t end = (uint64_t)add->first + add->n_taken;
+    const uint64_t upper =
+        add->view->n_upper + (end <= VX_MAX_ROWS
+                                  ? vx_graph_upper_needed(&index->graph, add->first, end)
+                                  : 0);
+    vx_status st = vx_graph_reserve(&index->graph, end, upper, err);
+    if (st != VX_OK)
+        return st;
+    add->view = atomic_load(&index->graph.view);
+    bool needs_table = false;
+    for (size_t i = 0; i < add->n_taken && !needs_table; i++)
+        needs_table = add->labels[taken_row(add, i)] != (vx_label)(add->first + i);
+    return vx_labels_reserve(&index->labels, add->view, add->n_taken, needs_table, err);
+}
+
+static void copy_piece(void *arg, size_t begin, size_t end, unsigned who)
+{
+    struct add *add = arg;
+    vx_view *view = add->view;
+    (void)who;
+    for (size_t i = begin; i < end; i++) {
+        const size_t row = taken_row(add, i);
+        const vx_slot slot = add->first + (vx_slot)i;
+        const double norm = add->norms != NULL ? add->norms[row] : 1;
+        vx_row_store_vector(view->vectors + (size_t)slot * view->row_floats, view->row_floats,
+                            add->rows + row * add->dim, add->dim, add->is_cosine, norm);
+        view->labels[slot] = add->labels[row];
+        if (view->norms != NULL)
+            view->norms[slot] = (float)norm;
+    }
+}
+
+struct take_over {
+    vx_index *index;
+    vx_view *view;
+    uint64_t seq; /* from which the new rows count */
+};
+
+static void replace(void *arg, vx_slot old_slot, vx_slot new_slot)
+{
+    const struct take_over *to = arg;
+    atomic_fetch_add(&to->index->n_dead, 1);
+    atomic_store_explicit(&to->view->any_dead, true, memory_order_relaxed);
+    atomic_store_explicit(&to->view->births[new_slot], to->seq, memory_order_relaxed);
+    atomic_store_explicit(&to->view->deaths[old_slot], to->seq, memory_order_relaxed);
+}
+
+/* vx_publish_fn: rows begin .. end-1 are about to become visible. */
+static void take_over(void *arg, vx_view *view, vx_slot begin, vx_slot end)
+{
+    vx_index *index = arg;
+    struct take_over to = {index, view, atomic_load(&view->seq) + 1};
+    vx_labels_enter(&index->labels, view, begin, end, replace, &to);
+    for (vx_slot slot = begin; slot < end; slot++)
+        if (view->labels[slot] >= index->next_label)
+            index->next_label = view->labels[slot] + 1;
+}
+
+static vx_status link_rows(struct add *add, const vx_run *run, vx_error *err)
+{
+    vx_graph *graph = &add->index->graph;
+    const vx_slot end = add->first + (vx_slot)add->n_taken;
+    const vx_run quiet = {run != NULL ? run->num_threads : 0, NULL, NULL};
+    vx_pool_run(add->n_taken, pass_grain(add->dim), &quiet, 0, 0, copy_piece, add);
+    vx_graph_place_rows(graph, add->view, add->first, end);
+    const vx_status st = vx_graph_insert(graph, end, run, take_over, add->index, err);
+    const uint32_t n = atomic_load(&add->view->n_rows);
+    if (n < end) /* give back what the rows left out had */
+        add->view->n_upper = add->view->upper_at[n];
+    return st;
+}
+
+vx_status vx_index_add(vx_index *index, const float *rows, size_t n, const vx_label *labels,
+                       vx_on_conflict on_conflict, const vx_run *run, vx_label *out_labels,
+                       uint64_t *out_added, vx_error *err)
+{
+    struct add add = {.index = index, .rows = rows, .n = n, .labels = labels};
+    add.dim = index->graph.params.dim;
+    add.is_cosine = index->graph.params.metric == VX_COSINE;
+    if (out_added != NULL)
+        *out_added = 0;
+    if (n == 0)
+        return vx_ok(err);
+    if (n > VX_MAX_ROWS)
+        return vx_fail(err, VX_E_ARG, "vectors: an index holds at most %u rows, got %zu",
+                       VX_MAX_ROWS, n);
+
+    vx_mutex_lock(&index->writer);
+    add.view = atomic_load(&index->graph.view);
+    add.first = atomic_load(&add.view->n_rows);
+    vx_status st = inspect_rows(&add, run, err);
+    if (st == VX_OK)
+        st = choose_labels(&add, err);
+    if (st == VX_OK)
+        st = settle_conflicts(&add, on_conflict, err);
+    if (st == VX_OK)
+        st = make_room(&add, err);
+    if (st == VX_OK) {
+        if (add.n_taken > 0)
+            st = link_rows(&add, run, err);
+        const size_t linked = atomic_load(&add.view->n_rows) - add.first;
+        if (out_added != NULL)
+            *out_added = linked < add.n_taken ? taken_row(&add, linked) : n;
+        if (out_labels != NULL)
+            memcpy(out_labels, add.labels, n * sizeof *out_labels);
+    }
+    vx_mutex_unlock(&index->writer);
+
+    vx_free(add.norms);
+    vx_free(add.made_labels);
+    vx_free(add.rows_taken);
+    return st == VX_OK ? vx_ok(err) : st;
+}
+
+/* ---- reading rows --------------------------------------------------------------- */
+
+/* Pin the current view and lock the label map, so that the two agree. */
+static vx_ctx *open_labels(vx_index *index, vx_view **out_view)
+{
+    for (;;) {
+        vx_ctx *ctx = vx_ctx_take(&index->graph, out_view);
+        if (ctx == NULL)
+            return NULL;
+        vx_rwlock_rdlock(&index->labels.lock);
+        if (atomic_load(&index->graph.view) == *out_view)
+            return ctx;
+        vx_rwlock_rdunlock(&index->labels.lock);
+        vx_ctx_release(ctx);
+    }
+}
+
+static void close_labels(vx_index *index, vx_ctx *ctx)
+{
+    vx_rwlock_rdunlock(&index->labels.lock);
+    vx_ctx_release(ctx);
+}
+
+vx_status vx_index_get(vx_index *index, const vx_label *labels, size_t n, float *out_rows,
+                       vx_error *err)
+{
+    vx_view *view = NULL;
+    vx_ctx *ctx = open_labels(index, &view);
+    if (ctx == NULL)
+        return vx_fail_nomem(err, "reading rows");
+    const size_t dim = index->graph.params.dim;
+    vx_status st = vx_ok(err);
+    for (size_t i = 0; i < n && st == VX_OK; i++) {
+        const vx_slot slot = vx_labels_find(&index->labels, view, labels[i]);
+        if (slot == VX_NO_SLOT) {
+            st = refuse_label(err, VX_E_LABEL, i, labels[i], "which is not in the index");
+            break;
+        }
+        const float *vector = vx_view_vector(view, slot);
+        const float norm = view->norms != NULL ? view->norms[slot] : 1;
+        for (size_t j = 0; j < dim; j++)
+            out_rows[i * dim + j] = vector[j] * norm;
+    }
+    close_labels(index, ctx);
+    return st;
+}
+
+vx_status vx_index_contains(vx_index *index, const vx_label *labels, size_t n, uint8_t *out_found,
+                            vx_error *err)
+{
+    vx_view *view = NULL;
+    vx_ctx *ctx = open_labels(index, &view);
+    if (ctx == NULL)
+        return vx_fail_nomem(err, "looking up ids");
+    for (size_t i = 0; i < n; i++)
+        out_found[i] = vx_labels_find(&index->labels, view, labels[i]) != VX_NO_SLOT;
+    close_labels(index, ctx);
+    return vx_ok(err);
+}
+
+uint64_t vx_index_count(const vx_index *index)
+{
+    /* Dead rows first: they are counted before the rows that replace them. */
+    const uint64_t n_dead = atomic_load(&index->n_dead);
+    const vx_view *view = atomic_load(&index->graph.view);
+    const uint64_t n = atomic_load(&view->n_rows);
+    return n > n_dead ? n - n_dead : 0;
+}
+
+uint64_t vx_index_labels(vx_index *index, vx_label *out, uint64_t cap)
+{
+    vx_view *view = NULL;
+    vx_ctx *ctx = vx_ctx_take(&index->graph, &view);
+    if (ctx == NULL)
+        return 0;
+    const vx_snapshot now = vx_view_snapshot(view);
+    uint64_t n = 0;
+    for (vx_slot slot = 0; slot < now.n && n < cap; slot++)
+        if (vx_view_sees(view, &now, slot))
+            out[n++] = view->labels[slot];
+    vx_ctx_release(ctx);
+    return n;
+}
+
+/* ---- reports -------------------------------------------------------------------- */
+
+vx_status vx_index_stats(vx_index *index, vx_stats *out, vx_error *err)
+{
+    vx_view *view = NULL;
+    vx_ctx *ctx = vx_ctx_take(&index->graph, &view);
+    if (ctx == NULL)
+        return vx_fail_nomem(err, "statistics");
+    const vx_snapshot now = vx_view_snapshot(view);
+    *out = (vx_stats){0};
+    for (vx_slot slot = 0; slot < now.n; slot++) {
+        if (vx_view_sees(view, &now, slot))
+            out->n_live++;
+        else
+            out->n_deleted++;
+        const unsigned level = view->levels[slot];
+        out->rows_at_level[level]++;
+        if (level + 1 > out->n_levels)
+            out->n_levels = level + 1;
+        const vx_link *links = vx_view_links(view, slot, 0);
+        for (uint32_t i = 0; i < view->M0; i++) {
+            const uint32_t link = atomic_load_explicit(&links[i], memory_order_relaxed);
+            out->n_links += link != VX_PAD;
+            out->n_links_chosen += (link & VX_FILLER) == 0;
+        }
+    }
+    vx_ctx_release(ctx);
+    return vx_ok(err);
+}
+
+vx_status vx_index_memory(vx_index *index, vx_memory *out, vx_error *err)
+{
+    vx_view *view = NULL;
+    vx_ctx *ctx = vx_ctx_take(&index->graph, &view);
+    if (ctx == NULL)
+        return vx_fail_nomem(err, "measuring memory");
+    const vx_snapshot now = vx_view_snapshot(view);
+    const uint64_t n = now.n;
+    *out = (vx_memory){0};
+    out->vectors = n * view->row_floats * sizeof(float);
+    out->links = n * view->block_bytes;
+    for (vx_slot slot = 0; slot < now.n; slot++)
+        out->upper_links += view->levels[slot] * view->upper_bytes;
+    out->labels = n * sizeof(vx_label);
+    out->label_map = atomic_load(&index->labels.bytes);
+    out->other = sizeof *index + sizeof *view;
+    out->other += n * (sizeof *view->levels + sizeof *view->upper_at);
+    out->other += view->norms != NULL ? n * sizeof *view->norms : 0;
+    /* Untouched, births and deaths are zero pages that take no memory. */
+    out->other += now.any_dead ? n * 2 * sizeof(uint64_t) : 0;
+    out->scratch = vx_ctx_bytes(&index->graph);
+    out->total = out->vectors + out->links + out->upper_links + out->labels + out->label_map +
+                 out->other + out->scratch;
+    for (int i = 0; i < VX_N_PLANES; i++)
+        out->reserved += view->planes[i].reserved;
+    vx_ctx_release(ctx);
+    return vx_ok(err);
+}
+
+/* ---- check ---------------------------------------------------------------------- */
+
+static vx_status check_labels(vx_index *index, const vx_view *view, vx_error *err)
+{
+    const vx_snapshot now = vx_view_snapshot((vx_view *)view);
+    uint64_t n_live = 0;
+    for (vx_slot slot = 0; slot < now.n; slot++) {
+        const vx_label label = view->labels[slot];
+        const vx_slot found = vx_labels_find(&index->labels, view, label);
+        const bool is_live = vx_view_sees(view, &now, slot);
+        if (label < 0 || label >= index->next_label)
+            return vx_fail(err, VX_E_STATE, "slot %u: id %lld outside 0 to %lld", slot,
+                           (long long)label, (long long)index->next_label - 1);
+        if (is_live != (found == slot))
+            return vx_fail(err, VX_E_STATE, "slot %u: %s, but id %lld is mapped to slot %u", slot,
+                           is_live ? "live" : "replaced", (long long)label, found);
+        n_live += is_live;
+    }
+    if (n_live != vx_index_count(index))
+        return vx_fail(err, VX_E_STATE, "%llu live rows, but the count is %llu",
+                       (unsigned long long)n_live, (unsigned long long)vx_index_count(index));
+    return VX_OK;
+}
+
+static vx_status check_vectors(const vx_index *index, const vx_view *view, vx_error *err)
+{
+    const uint32_t n = atomic_load(&view->n_rows);
+    const size_t dim = index->graph.params.dim;
+    for (vx_slot slot = 0; slot < n; slot++) {
+        double norm;
+        const float *vector = vx_view_vector(view, slot);
+        if (vx_row_inspect(vector, dim, false, &norm) != VX_ROW_FINE)
+            return vx_fail(err, VX_E_STATE, "slot %u: its vector is not finite", slot);
+        for (size_t i = dim; i < view->row_floats; i++)
+            if (vector[i] != 0)
+                return vx_fail(err, VX_E_STATE, "slot %u: its padding is not zero", slot);
+        if (view->norms != NULL && (fabs(norm - 1) > 1e-3 || !(view->norms[slot] > 0)))
+            return vx_fail(err, VX_E_STATE, "slot %u: its vector has length %g, expected 1", slot,
+                           norm);
+    }
+    return VX_OK;
+}
+
+vx_status vx_index_check(vx_index *index, vx_check *out, vx_error *err)
+{
+    vx_mutex_lock(&index->writer);
+    const vx_view *view = atomic_load(&index->graph.view);
+    vx_status st = vx_graph_check(&index->graph, &out->n_unreachable, err);
+    if (st == VX_OK)
+        st = check_labels(index, view, err);
+    if (st == VX_OK)
+        st = check_vectors(index, view, err);
+    vx_mutex_unlock(&index->writer);
+    return st == VX_OK ? vx_ok(err) : st;
+}

@@ -1,0 +1,165 @@
+/* index_batch.c - searches over the pool: one query or many, by walk or by scan. */
+#include <string.h>
+
+#include "../base/vx_alloc.h"
+#include "../base/vx_pool.h"
+#include "../base/vx_status.h"
+#include "../base/vx_sync.h"
+#include "index.h"
+
+/* Queries a walk piece takes.  More: fewer trips to the piece counter; a slow
+ * search is interrupted later. */
+#define WALK_GRAIN 8u
+
+/* Between two ticks of a scan, as in vx_pool.c. */
+#define TICK_NS 20000000u
+
+struct search {
+    vx_index *index;
+    const float *queries;
+    size_t k, ef;
+    vx_label *out_labels;
+    float *out_dists;
+    const vx_run *run;
+    _Atomic size_t bad_row; /* the first query refused                          */
+    _Atomic bool no_memory, stopped;
+    uint64_t last_tick;     /* the calling thread's                             */
+};
+
+static void lower(_Atomic size_t *least, size_t value)
+{
+    size_t now = atomic_load(least);
+    while (value < now && !atomic_compare_exchange_weak(least, &now, value)) {
+    }
+}
+
+/* Query number i, padded, into `to`; false if it is refused. */
+static bool take_query(struct search *s, size_t i, size_t row_floats, float *to)
+{
+    const vx_params *p = &s->index->graph.params;
+    const float *query = s->queries + i * p->dim;
+    const bool is_cosine = p->metric == VX_COSINE;
+    double norm;
+    if (vx_row_inspect(query, p->dim, is_cosine, &norm) != VX_ROW_FINE) {
+        lower(&s->bad_row, i);
+        return false;
+    }
+    vx_row_store_vector(to, row_floats, query, p->dim, is_cosine, norm);
+    return true;
+}
+
+/* A scan asks this often.  The calling thread ticks; the others listen. */
+struct asker {
+    struct search *search;
+    bool is_caller;
+};
+
+static bool is_stopped(void *arg)
+{
+    const struct asker *asker = arg;
+    struct search *s = asker->search;
+    if (asker->is_caller && s->run != NULL && s->run->tick != NULL) {
+        const uint64_t now = vx_now_ns();
+        if (now - s->last_tick > TICK_NS) {
+            if (s->run->tick(s->run->tick_arg, 0, 0) != 0)
+                atomic_store(&s->stopped, true);
+            s->last_tick = vx_now_ns();
+        }
+    }
+    return atomic_load_explicit(&s->stopped, memory_order_relaxed);
+}
+
+static void walk_piece(void *arg, size_t begin, size_t end, unsigned who)
+{
+    struct search *s = arg;
+    struct asker asker = {s, who == 0};
+    const vx_halt halt = {is_stopped, &asker};
+    vx_view *view = NULL;
+    vx_ctx *ctx = vx_ctx_take(&s->index->graph, &view);
+    if (ctx == NULL) {
+        atomic_store(&s->no_memory, true);
+        return;
+    }
+    for (size_t i = begin; i < end; i++) {
+        if (!take_query(s, i, view->row_floats, ctx->query))
+            break;
+        const vx_snapshot now = vx_view_snapshot(view);
+        const uint64_t n_dead = atomic_load(&s->index->n_dead);
+        const uint64_t n_live = now.n > n_dead ? now.n - n_dead : 0;
+        const size_t pool = vx_graph_search_scans(&now, s->ef)
+                                ? 1
+                                : vx_graph_search_pool(&now, s->ef, n_live);
+        if (!vx_ctx_fit(ctx, view, now.n, pool)) {
+            atomic_store(&s->no_memory, true);
+            break;
+        }
+        vx_graph_search(&s->index->graph, view, &now, ctx, s->k, s->ef, n_live, &halt,
+                        s->out_labels + i * s->k, s->out_dists + i * s->k);
+    }
+    vx_ctx_release(ctx);
+}
+
+static void scan_piece(void *arg, size_t begin, size_t end, unsigned who)
+{
+    struct search *s = arg;
+    struct asker asker = {s, who == 0};
+    const vx_halt halt = {is_stopped, &asker};
+    vx_view *view = NULL;
+    vx_ctx *ctx = vx_ctx_take(&s->index->graph, &view);
+    float *queries =
+        ctx != NULL ? vx_alloc((end - begin) * view->row_floats, sizeof *queries) : NULL;
+    if (queries == NULL) {
+        atomic_store(&s->no_memory, true);
+    } else if (!is_stopped(&asker)) {
+        size_t i = begin;
+        while (i < end && take_query(s, i, view->row_floats, queries + (i - begin) * view->row_floats))
+            i++;
+        const vx_snapshot now = vx_view_snapshot(view);
+        if (i == end)
+            vx_graph_scan(&s->index->graph, view, &now, queries, end - begin, s->k, &halt,
+                          s->out_labels + begin * s->k, s->out_dists + begin * s->k);
+    }
+    vx_free(queries);
+    vx_ctx_release(ctx);
+}
+
+vx_status vx_index_search(vx_index *index, const float *queries, size_t n,
+                          const vx_search_params *params, const vx_run *run, vx_label *out_labels,
+                          float *out_dists, vx_error *err)
+{
+    if (params->k == 0)
+        return vx_fail(err, VX_E_ARG, "k: expected 1 or more, got 0");
+    struct search s = {.index = index, .queries = queries, .k = params->k, .run = run,
+                       .out_labels = out_labels, .out_dists = out_dists};
+    s.ef = params->ef != 0 ? params->ef : VX_DEFAULT_EF;
+    if (s.ef < s.k)
+        s.ef = s.k;
+    atomic_init(&s.bad_row, SIZE_MAX);
+    s.last_tick = vx_now_ns();
+
+    /* Small batches are spread over the threads too. */
+    const unsigned width = n > 1 ? vx_pool_width(run) : 1;
+    size_t grain = n / width / 4;
+    const size_t most = params->exact ? VX_SCAN_QUERIES : WALK_GRAIN;
+    grain = grain < 1 ? 1 : grain > most ? most : grain;
+    vx_status st;
+    if (n == 1 && !params->exact) {
+        walk_piece(&s, 0, 1, 0);
+        st = VX_OK;
+    } else {
+        st = vx_pool_run(n, grain, run, 0, n, params->exact ? scan_piece : walk_piece, &s);
+    }
+    if (st == VX_E_INTERRUPTED || atomic_load(&s.stopped))
+        return vx_fail(err, VX_E_INTERRUPTED, "interrupted");
+    const size_t bad = atomic_load(&s.bad_row);
+    if (bad != SIZE_MAX) {
+        const vx_params *p = &index->graph.params;
+        double norm;
+        return vx_row_refuse(
+            vx_row_inspect(queries + bad * p->dim, p->dim, p->metric == VX_COSINE, &norm),
+            "queries", (int64_t)bad, err);
+    }
+    if (atomic_load(&s.no_memory))
+        return vx_fail_nomem(err, "searching");
+    return vx_ok(err);
+}

@@ -1,0 +1,240 @@
+/* vecidx.h - the public face of the C core.
+ *
+ * One opaque object, vx_index: float vectors, their int64 labels, and an HNSW
+ * graph over them.  Everything a binding may call is declared here, and a
+ * binding includes nothing else.
+ *
+ * Threads.  Any number of searches (vx_index_search, _get, _contains, _labels,
+ * _stats, _memory) may run at once, beside one writer (vx_index_add).  Writers
+ * wait for one another.  A search takes no lock; it sees every row whose add
+ * returned before the search began.
+ *
+ * Errors.  A call that can fail returns a vx_status and, where `err` is not
+ * NULL, fills it with a sentence for a person.  Out arguments are written only
+ * on VX_OK unless a comment says otherwise, and after an error the index is as
+ * it was before the call.
+ */
+#ifndef VECIDX_H
+#define VECIDX_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- status ---------------------------------------------------------- */
+
+typedef enum vx_status {
+    VX_OK = 0,
+    VX_E_ARG = 1,         /* an argument is out of its range              */
+    VX_E_NOMEM = 2,       /* the system gave no memory or address space   */
+    VX_E_IO = 3,          /* a file operation failed: see sys_errno       */
+    VX_E_FORMAT = 4,      /* a file is not ours, damaged or too new       */
+    VX_E_LABEL = 5,       /* a label is not in the index, or already is   */
+    VX_E_INTERRUPTED = 6, /* vx_run.tick asked to stop; the index is valid */
+    VX_E_STATE = 7        /* an invariant does not hold: a bug or damage  */
+} vx_status;
+
+typedef struct vx_error {
+    vx_status status;
+    int sys_errno;  /* for VX_E_IO, else 0                                 */
+    int64_t row;    /* the offending row of the input, or -1               */
+    int64_t value;  /* the offending label, or 0                           */
+    char text[240]; /* NUL-terminated, no newline                          */
+} vx_error;
+
+/* ---- process-wide settings ------------------------------------------- */
+
+/* Choose the kernels.  `want` is NULL or "" for the best this CPU can run, or
+ * one of scalar, avx2, avx512, avx512vnni, neon as a cap: the best level not
+ * above it is taken.  An unknown word, or a word of another architecture, is
+ * VX_E_ARG and changes nothing.  Call once, before any index exists. */
+vx_status vx_simd_init(const char *want, vx_error *err);
+
+/* The level in use: "scalar", "avx2", "avx512", "avx512vnni" or "neon". */
+const char *vx_simd_level(void);
+
+/* The i-th level this CPU can run, best last; NULL past the end. */
+const char *vx_simd_available(size_t i);
+
+/* The i-th feature that was looked for, e.g. "avx2"; *out_present says whether
+ * CPU and operating system both have it.  NULL past the end. */
+const char *vx_cpu_feature(size_t i, int *out_present);
+
+/* Threads a call uses when it names no number.  0 restores the default: the
+ * CPUs this process may run on, by affinity and cgroup quota. */
+void vx_set_num_threads(unsigned n);
+unsigned vx_get_num_threads(void);
+
+/* ---- parameters ------------------------------------------------------ */
+
+typedef int64_t vx_label;              /* a row's id, chosen by the user, >= 0   */
+#define VX_NO_LABEL ((vx_label)-1)     /* "no neighbour here", at distance +inf  */
+
+#define VX_MAX_DIM 65536u
+#define VX_MIN_M 2u
+#define VX_MAX_M 127u
+#define VX_MAX_EF_CONSTRUCTION 65536u
+#define VX_MAX_ROWS 0x7FFFFFFEu        /* slots are 31 bits wide (hnsw_graph.h)   */
+
+typedef enum vx_metric {
+    VX_L2SQ = 0,   /* sum of (a - b)^2                                     */
+    VX_IP = 1,     /* 1 - sum of a * b                                     */
+    VX_COSINE = 2  /* 1 - cos(a, b); rows are stored normalised            */
+} vx_metric;
+
+typedef struct vx_params {
+    uint32_t dim;             /* 1 .. VX_MAX_DIM                           */
+    uint32_t metric;          /* vx_metric                                 */
+    uint32_t M;               /* links a row has: 2M on layer 0, M above   */
+    uint32_t ef_construction; /* candidates looked at when linking a row   */
+    uint64_t seed;            /* of the level draws                        */
+    uint64_t capacity;        /* rows to make room for at once; a hint     */
+} vx_params;
+
+/* How a long call runs.  A NULL vx_run means {0, NULL, NULL}. */
+typedef struct vx_run {
+    unsigned num_threads; /* 0: the process default                        */
+    /* Called on the calling thread, at least every 50 ms of a long call; a
+     * value other than 0 stops the call with VX_E_INTERRUPTED. */
+    int (*tick)(void *arg, uint64_t done, uint64_t total);
+    void *tick_arg;
+} vx_run;
+
+typedef struct vx_index vx_index;
+
+/* ---- life ------------------------------------------------------------- */
+
+vx_status vx_index_new(const vx_params *params, vx_index **out, vx_error *err);
+void vx_index_free(vx_index *index); /* NULL is fine; nobody may be using it */
+void vx_index_params(const vx_index *index, vx_params *out);
+
+/* ---- writing ----------------------------------------------------------- */
+
+typedef enum vx_on_conflict {
+    VX_REPLACE = 0, /* the old row dies as the new one is born             */
+    VX_ERROR = 1,   /* VX_E_LABEL, and nothing changes                     */
+    VX_SKIP = 2     /* the row is left out, the old one stays              */
+} vx_on_conflict;
+
+/* Add rows.
+ *
+ *   rows         n x dim float32, row-major, borrowed until the call returns
+ *   labels       n labels, or NULL for the next numbers after the highest
+ *                label the index has ever held
+ *   out_labels   n labels as used, or NULL
+ *   out_added    how many leading rows of the input the index now holds (or,
+ *                with VX_SKIP, has dealt with); written on VX_E_INTERRUPTED
+ *                and VX_E_NOMEM too, when those rows are in and stay
+ *
+ * VX_E_ARG, with err->row, before anything changes: a value that is NaN or
+ * infinite or too large to square, a row without direction under VX_COSINE, a label that is negative or given twice in
+ * the call.  VX_E_ARG: more than VX_MAX_ROWS rows.
+ *
+ * The same rows in the same order and the same calls give the same graph,
+ * whatever num_threads is. */
+vx_status vx_index_add(vx_index *index, const float *rows, size_t n,
+                       const vx_label *labels, vx_on_conflict on_conflict,
+                       const vx_run *run, vx_label *out_labels,
+                       uint64_t *out_added, vx_error *err);
+
+/* ---- reading ----------------------------------------------------------- */
+
+typedef struct vx_search_params {
+    size_t k;     /* neighbours a query, >= 1                              */
+    size_t ef;    /* size of the candidate pool; 0: default_ef; raised to k */
+    int exact;    /* not 0: compare with every row                         */
+} vx_search_params;
+
+#define VX_DEFAULT_EF 64u
+
+/* Find the k stored rows nearest to each query.
+ *
+ *   queries                n x dim float32, row-major, borrowed
+ *   out_labels, out_dists  n x k.  Each row rises by distance, ties by label;
+ *                          where the index holds fewer than k rows it ends in
+ *                          VX_NO_LABEL / +INFINITY.  Unspecified after an error.
+ *
+ * VX_E_ARG: k == 0; or, with err->row, a query that vx_index_add would refuse. */
+vx_status vx_index_search(vx_index *index, const float *queries, size_t n,
+                          const vx_search_params *params, const vx_run *run,
+                          vx_label *out_labels, float *out_dists, vx_error *err);
+
+/* Copy the rows of n labels into out_rows (n x dim).  VX_E_LABEL, with
+ * err->row and err->value, if one is not there. */
+vx_status vx_index_get(vx_index *index, const vx_label *labels, size_t n,
+                       float *out_rows, vx_error *err);
+
+/* out_found[i] = 1 if labels[i] is in the index, else 0. */
+vx_status vx_index_contains(vx_index *index, const vx_label *labels, size_t n,
+                            uint8_t *out_found, vx_error *err);
+
+/* Rows that a search may return. */
+uint64_t vx_index_count(const vx_index *index);
+
+/* Write up to `cap` labels of live rows, in the order they were added; returns
+ * how many were written. */
+uint64_t vx_index_labels(vx_index *index, vx_label *out, uint64_t cap);
+
+#define VX_MAX_LEVELS 16
+
+typedef struct vx_stats {
+    uint64_t n_live;                    /* rows a search may return         */
+    uint64_t n_deleted;                 /* rows replaced, still linked      */
+    uint64_t n_links;                   /* layer 0, all rows                */
+    uint64_t n_links_chosen;            /* of these, chosen by the heuristic */
+    uint32_t n_levels;                  /* layers that hold rows            */
+    uint64_t rows_at_level[VX_MAX_LEVELS]; /* rows whose highest layer it is */
+} vx_stats;
+vx_status vx_index_stats(vx_index *index, vx_stats *out, vx_error *err);
+
+/* Bytes taken from the system, by part. */
+typedef struct vx_memory {
+    uint64_t vectors, links, upper_links, labels, label_map, other, scratch;
+    uint64_t total;
+    uint64_t reserved; /* address space, not memory                        */
+} vx_memory;
+vx_status vx_index_memory(vx_index *index, vx_memory *out, vx_error *err);
+
+/* Check every invariant: link targets, no self links, no link twice in a row,
+ * padding last, levels, entry point, label map, and that every live row is
+ * reached from the entry.  VX_E_STATE, with the first one broken in err.
+ * No writer may run meanwhile (the call waits for one). */
+typedef struct vx_check {
+    uint64_t n_unreachable; /* live rows that no walk from the entry reaches */
+} vx_check;
+vx_status vx_index_check(vx_index *index, vx_check *out, vx_error *err);
+
+/* ---- files -------------------------------------------------------------- */
+
+/* Write the index to `path`: to a temporary beside it, synced, renamed over it.
+ * After any failure an older file at `path` is as it was. */
+vx_status vx_index_save(vx_index *index, const char *path, vx_error *err);
+
+/* Read an index.  Everything is checked: checksums, sizes, links, labels. */
+vx_status vx_index_load(const char *path, vx_index **out, vx_error *err);
+
+/* ---- for tests only ------------------------------------------------------ */
+
+/* Distances at a named level, whatever level is in use.  one-to-one: a[i] to
+ * b[i], n of each.  one-to-many: one query `a` to the n rows of b, through the
+ * slot-list kernel.  VX_E_ARG if this CPU cannot run the level. */
+vx_status vx_test_pairs(const char *level, vx_metric metric, const float *a,
+                        const float *b, size_t n, size_t dim, float *out, vx_error *err);
+vx_status vx_test_many(const char *level, vx_metric metric, const float *a,
+                       const float *b, size_t n, size_t dim, float *out, vx_error *err);
+
+/* Let the n-th allocation from now fail, once; 0: none. */
+void vx_test_fail_alloc(uint64_t nth);
+
+/* Layer-0 links of a row as stored: up to `cap` targets; *out_chosen of them
+ * lead.  Returns how many. */
+size_t vx_test_links(vx_index *index, vx_label label, vx_label *out, size_t cap,
+                     size_t *out_chosen);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

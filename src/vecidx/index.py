@@ -1,0 +1,439 @@
+"""class Index: arguments checked, defaults filled in, the core called.
+
+No algorithm lives here.  The order of every method is the same: check
+everything (nothing has changed yet when a check fails), allocate the results,
+make one core call.
+"""
+
+import numpy as np
+
+from vecidx import _core
+from vecidx._validate import (
+    FLOAT32,
+    INT64,
+    MAX_DIM,
+    MAX_K,
+    as_label,
+    as_labels,
+    as_matrix,
+    as_path,
+    check_dtype,
+    check_ef,
+    check_int,
+    check_k,
+    check_threads,
+    check_word,
+)
+
+_METRIC_OF_NUMBER = {number: word for word, number in _core.METRICS.items()}
+
+_empty = np.empty           # looked up once: search() of one vector is counted in microseconds
+_ndarray = np.ndarray
+
+
+class Index:
+    """An approximate nearest-neighbour index (HNSW) over vectors with integer ids.
+
+    Parameters
+    ----------
+    dim : int
+        Values a vector has, 1 to 65,536.
+    metric : {"l2", "ip", "cosine"}
+        What ``distances`` are: ``"l2"`` the squared Euclidean distance,
+        ``"ip"`` 1 minus the dot product, ``"cosine"`` 1 minus the cosine.
+        Smaller is nearer for all three.
+    dtype : {"float32"}
+        How vectors are stored.
+    M : int
+        Links a row keeps in the graph, 2 to 127.  More raises recall, memory
+        (about ``8 * M`` bytes a row) and build time.
+    ef_construction : int
+        Candidates looked at when a row is linked, 1 to 65,536.  More raises
+        recall and build time, not memory.
+    quantization : None
+        Not in this version.
+    seed : int
+        Of the random layers, 0 to 2**64 - 1.  The same rows in the same calls
+        with the same seed give the same graph, whatever the number of threads.
+    num_threads : int, optional
+        Threads that calls on this index use; by default
+        :func:`vecidx.get_num_threads`.
+    capacity : int
+        Rows to make room for at once.  A hint: the index grows beyond it.
+
+    Notes
+    -----
+    Any number of threads may search while one adds; adds wait for one
+    another.  All long calls release the GIL and answer Ctrl-C.
+
+    Examples
+    --------
+    >>> import numpy as np, vecidx
+    >>> index = vecidx.Index(3, metric="l2")
+    >>> index.add([[0, 0, 0], [1, 0, 0], [5, 5, 5]])
+    array([0, 1, 2])
+    >>> ids, distances = index.search([1, 1, 0], k=2)
+    >>> ids, distances
+    (array([1, 0]), array([1., 2.], dtype=float32))
+    """
+
+    __slots__ = ("__weakref__", "_core", "_dim", "_ef_construction", "_metric", "_M", "_seed",
+                 "_threads")
+
+    def __init__(self, dim, metric="l2", *, dtype="float32", M=16, ef_construction=200,
+                 quantization=None, seed=0, num_threads=None, capacity=0):
+        dim = check_int(dim, name="dim", low=1, high=MAX_DIM)
+        metric = check_word(metric, name="metric", known=tuple(_core.METRICS),
+                            later=("hamming", "jaccard"))
+        check_dtype(dtype)
+        if quantization is not None:
+            raise ValueError(f"quantization: {quantization!r} is not in this version; "
+                             "expected None")
+        core = _core.CoreIndex.create(
+            dim, _core.METRICS[metric],
+            check_int(M, name="M", low=2, high=127),
+            check_int(ef_construction, name="ef_construction", low=1, high=65_536),
+            check_int(seed, name="seed", low=0, high=2**64 - 1),
+            check_int(capacity, name="capacity", low=0, high=MAX_K))
+        self._attach(core, check_threads(num_threads))
+
+    def _attach(self, core, threads):
+        dim, metric, M, ef_construction, seed = core.params()
+        self._core = core
+        self._dim = dim
+        self._metric = _METRIC_OF_NUMBER[metric]
+        self._M = M
+        self._ef_construction = ef_construction
+        self._seed = seed
+        self._threads = threads
+
+    # ---- writing ------------------------------------------------------------
+
+    def add(self, vectors, ids=None, *, on_conflict="replace", num_threads=None, progress=False):
+        """Add vectors.
+
+        Parameters
+        ----------
+        vectors : array_like, shape (n, dim) or (dim,)
+            Any real numbers; stored as float32.  float32 in C order is read
+            without a copy.
+        ids : array_like of int, shape (n,), optional
+            Each 0 to 2**63 - 1, none twice.  By default the next numbers after
+            the highest id that the index has ever held.
+        on_conflict : {"replace", "error", "skip"}
+            What to do with an id that is there already: put the new vector in
+            the old one's place, raise and add nothing, or keep the old one.
+        num_threads : int, optional
+            By default the index's.
+        progress : bool or callable
+            True shows a tqdm bar where tqdm is installed.  A callable gets
+            ``(done, total)`` rows at least every 50 ms; an exception that it
+            raises stops the call.  It runs inside the call, so it may search
+            the index but not change it.
+
+        Returns
+        -------
+        ids : numpy.ndarray of int64, shape (n,)
+            The ids used.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Before anything has changed: a wrong shape or type; NaN, an
+            infinity, or under ``"cosine"`` a zero vector, named by its row; a
+            negative or repeated id; under ``"error"`` an id that is there.
+        MemoryError, KeyboardInterrupt
+            The rows added until then stay and a note on the exception says how
+            many they are; the index is valid.
+        """
+        rows = as_matrix(vectors, dim=self._dim, name="vectors")
+        conflict = _core.ON_CONFLICT[
+            check_word(on_conflict, name="on_conflict", known=tuple(_core.ON_CONFLICT))]
+        labels = None
+        if ids is not None:
+            labels, _ = as_labels(ids)
+            if len(labels) != len(rows):
+                raise ValueError(f"ids: expected {len(rows)}, one for each vector, "
+                                 f"got {len(labels)}")
+        threads = check_threads(num_threads, self._threads)
+        used = np.empty(len(rows), INT64)
+        report, close = _progress(progress, len(rows))
+        try:
+            self._core.add(rows, labels, conflict, threads, report, used)
+        finally:
+            close()
+        return used
+
+    # ---- reading ------------------------------------------------------------
+
+    def search(self, queries, k=10, *, ef=None, exact=False, num_threads=None):
+        """The stored vectors nearest to each query.
+
+        Parameters
+        ----------
+        queries : array_like, shape (n, dim) or (dim,)
+        k : int
+            Neighbours a query; may exceed ``len(index)``.
+        ef : int, optional
+            Candidates kept during the walk, 64 by default and at least ``k``.
+            More raises recall and time.
+        exact : bool
+            Compare with every vector instead of walking the graph.
+        num_threads : int, optional
+            By default the index's.
+
+        Returns
+        -------
+        ids : numpy.ndarray of int64, shape (n, k), or (k,) for a 1-D query
+        distances : numpy.ndarray of float32, same shape
+            By rising distance, ties by id.  Where there are fewer than ``k``
+            neighbours a row ends in id -1 at distance +inf.
+
+        Raises
+        ------
+        ValueError, TypeError
+            A wrong shape or type; ``k`` or ``ef`` below 1; NaN, an infinity,
+            or under ``"cosine"`` a zero vector, named by its row.
+        """
+        # The common call from a service, one float32 vector, pays for nothing
+        # but these tests, two allocations and the core.
+        if (type(queries) is _ndarray and queries.dtype is FLOAT32
+                and queries.shape == (self._dim,) and type(k) is int and 0 < k <= MAX_K):
+            flags = queries.flags
+            if flags.c_contiguous and flags.aligned:
+                if ef is None:
+                    ef = 0
+                elif type(ef) is not int or not 0 < ef <= MAX_K:
+                    ef = check_ef(ef)
+                ids = _empty(k, INT64)
+                distances = _empty(k, FLOAT32)
+                self._core.search_one(
+                    queries, k, ef, exact,
+                    self._threads if num_threads is None else check_threads(num_threads),
+                    ids, distances)
+                return ids, distances
+
+        rows = as_matrix(queries, dim=self._dim, name="queries")
+        k = check_k(k)
+        ef = check_ef(ef)
+        threads = check_threads(num_threads, self._threads)
+        shape = (len(rows), k)
+        if len(rows) * k > 2**58:         # NumPy would say "array is too big" by a ValueError
+            raise MemoryError(f"no memory for results of shape {shape}")
+        ids = np.empty(shape, INT64)
+        distances = np.empty(shape, FLOAT32)
+        self._core.search(rows, k, ef, exact, threads, ids, distances)
+        if len(rows) == 1 and np.ndim(queries) == 1:
+            return ids[0], distances[0]
+        return ids, distances
+
+    def get(self, ids):
+        """The vectors stored under ids.
+
+        Parameters
+        ----------
+        ids : int or array_like of int, shape (n,)
+
+        Returns
+        -------
+        vectors : numpy.ndarray of float32, shape (dim,) for one id, else (n, dim)
+            What was added; under ``"cosine"``, which stores unit vectors and
+            their lengths, up to float32 rounding.
+
+        Raises
+        ------
+        KeyError
+            An id that is not in the index.
+        """
+        labels, is_scalar = as_labels(ids)
+        rows = np.empty((len(labels), self._dim), FLOAT32)
+        self._core.get(labels, rows)
+        return rows[0] if is_scalar else rows
+
+    def __contains__(self, id):
+        label = as_label(id)
+        return label is not None and self._core.contains(label)
+
+    def __len__(self):
+        return self._core.count()
+
+    def ids(self):
+        """The ids in the index, in the order they were added: int64, shape (len,)."""
+        out = np.empty(self._core.count(), INT64)
+        return out[:self._core.labels(out)]
+
+    def stats(self):
+        """Counts about the graph.
+
+        Returns
+        -------
+        dict
+            ``count`` rows that a search may return; ``deleted`` rows replaced
+            and not yet removed; ``links`` on layer 0 and how many of them the
+            pruning heuristic ``links_chosen``; ``rows_at_level``, a list: rows
+            whose highest layer is 0, 1, ...
+        """
+        return self._core.stats()
+
+    def memory(self):
+        """Bytes taken from the system, by part.
+
+        Returns
+        -------
+        dict of str to int
+            ``total`` is the sum of ``vectors``, ``links``, ``upper_links``,
+            ``labels``, ``label_map``, ``scratch`` and ``other``.  ``reserved``
+            is address space, which costs no memory.
+        """
+        return self._core.memory()
+
+    def check(self):
+        """Check every invariant of the index; waits for a running add.
+
+        Returns
+        -------
+        dict
+            ``unreachable``: rows that no search can come upon, 0 in a sound index.
+
+        Raises
+        ------
+        VecidxError
+            With the first invariant found broken.
+        """
+        return self._core.check()
+
+    def save(self, path):
+        """Write the index to a file.
+
+        The file is written beside ``path``, synced, then renamed over it:
+        whatever fails, a file that was there before stays as it was.
+
+        Raises
+        ------
+        OSError
+            With errno, as from :func:`open`.
+        """
+        self._core.save(as_path(path))
+
+    # ---- what it is -----------------------------------------------------------
+
+    @property
+    def dim(self):
+        """Values a vector has."""
+        return self._dim
+
+    @property
+    def metric(self):
+        """``"l2"``, ``"ip"`` or ``"cosine"``."""
+        return self._metric
+
+    @property
+    def M(self):
+        """Links a row keeps."""
+        return self._M
+
+    @property
+    def ef_construction(self):
+        """Candidates looked at when a row is linked."""
+        return self._ef_construction
+
+    @property
+    def seed(self):
+        """Of the random layers."""
+        return self._seed
+
+    @property
+    def dtype(self):
+        """How vectors are stored: ``numpy.dtype("float32")``."""
+        return FLOAT32
+
+    def __repr__(self):
+        count = len(self)
+        rows = "empty" if count == 0 else f"{count:,} row{'s' * (count != 1)}"
+        return (f"<vecidx.Index: {rows} x {self._dim} float32, metric={self._metric!r}, "
+                f"M={self._M}, ef_construction={self._ef_construction}, "
+                f"{human_bytes(self.memory()['total'])}, {_core.simd_level()}>")
+
+    def __reduce__(self):
+        raise TypeError("a vecidx.Index cannot be pickled or copied in this version; "
+                        "use save(path) and vecidx.load(path)")
+
+
+def load(path):
+    """Read an index that :meth:`Index.save` wrote.
+
+    Everything in the file is checked: checksums, sizes, links, ids.
+
+    Raises
+    ------
+    IndexFormatError
+        A file that is not ours, is damaged, or is newer than this version.
+    OSError
+        With errno: FileNotFoundError, PermissionError, ...
+    """
+    core = _core.CoreIndex.load(as_path(path))
+    index = Index.__new__(Index)
+    index._attach(core, 0)
+    return index
+
+
+def simd_level():
+    """The kernels in use: "scalar", "avx2", "avx512", "avx512vnni" or "neon"."""
+    return _core.simd_level()
+
+
+def cpu_features():
+    """Features that were looked for: name -> whether CPU and system both have it."""
+    return _core.cpu_features()
+
+
+def set_num_threads(n):
+    """Threads that a call uses when neither it nor its index names a number.
+
+    None restores the default: the CPUs that this process may run on, by
+    affinity and cgroup quota.
+    """
+    _core.set_num_threads(check_threads(n))
+
+
+def get_num_threads():
+    """Threads that a call uses when neither it nor its index names a number."""
+    return _core.get_num_threads()
+
+
+def human_bytes(n):
+    """12345678 -> '11.8 MiB'."""
+    if n < 1024:
+        return f"{n} B"
+    for unit in ("KiB", "MiB", "GiB", "TiB"):
+        n /= 1024
+        if n < 1024 or unit == "TiB":
+            return f"{n:.1f} {unit}"
+
+
+def _progress(progress, total):
+    """(callable or None, function to call at the end) for the progress argument."""
+    if callable(progress):
+        return progress, _nothing
+    if not isinstance(progress, (bool, np.bool_)):
+        raise TypeError(f"progress: expected True, False or a callable, "
+                        f"got {type(progress).__name__}")
+    if not progress:
+        return None, _nothing
+    try:
+        from tqdm.auto import tqdm
+    except ImportError:
+        return None, _nothing
+    bar = tqdm(total=total, unit="row", unit_scale=True)
+
+    def report(done, _total):
+        bar.update(done - bar.n)
+
+    def close():
+        bar.close()
+
+    return report, close
+
+
+def _nothing():
+    pass

@@ -1,0 +1,85 @@
+"""Oracles and comparisons that the tests share.  All arithmetic is float64."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parent.parent
+SAMPLE = ROOT / "examples" / "data" / "wordnet-sample.npz"
+METRICS = ("l2", "ip", "cosine")
+
+
+def exact_distances(queries, rows, metric):
+    """All distances, (len(queries), len(rows))."""
+    queries = np.atleast_2d(np.asarray(queries, np.float64))
+    rows = np.atleast_2d(np.asarray(rows, np.float64))
+    if metric == "l2":
+        # Differences and not the expanded square, which cancels for near rows;
+        # query by query, so that memory stays small.
+        return np.stack([((rows - query) ** 2).sum(axis=1) for query in queries])
+    if metric == "cosine":
+        queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+        rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return 1.0 - queries @ rows.T
+
+
+def exact_kth(queries, rows, metric, k):
+    """The distance of each query's k-th nearest row."""
+    return np.partition(exact_distances(queries, rows, metric), k - 1, axis=1)[:, k - 1]
+
+
+def tolerance(distances):
+    """What float32 may be off by, for distances of ordinary size."""
+    return 1e-5 * np.abs(distances) + 2e-6
+
+
+def recall(found_distances, kth):
+    """Share of found neighbours that are as near as the true k-th, ties counting as right."""
+    limit = kth + tolerance(kth)
+    return float((found_distances <= limit[:, None]).mean())
+
+
+def assert_well_formed(ids, distances):
+    """Rising distances, ties by id, no id twice, padding last and only as (-1, inf)."""
+    ids, distances = np.atleast_2d(ids), np.atleast_2d(distances)
+    assert ids.dtype == np.int64 and distances.dtype == np.float32
+    assert ids.shape == distances.shape
+    missing = ids == -1
+    assert (np.isinf(distances) == missing).all()
+    assert not np.isnan(distances).any()
+    assert (ids[~missing] >= 0).all()
+    for row_ids, row_distances in zip(ids, distances, strict=True):
+        order = np.lexsort((np.where(row_ids < 0, np.iinfo(np.int64).max, row_ids), row_distances))
+        assert (order == np.arange(len(order))).all(), (row_ids, row_distances)
+        real = row_ids[row_ids >= 0]
+        assert len(np.unique(real)) == len(real), f"an id twice: {row_ids}"
+
+
+def assert_true_distances(ids, distances, queries, row_of_id, metric):
+    """Every distance reported is the distance of the row that has this id."""
+    queries = np.atleast_2d(queries)
+    for query, row_ids, row_distances in zip(queries, np.atleast_2d(ids),
+                                             np.atleast_2d(distances), strict=True):
+        real = row_ids >= 0
+        if not real.any():
+            continue
+        rows = np.stack([row_of_id[int(i)] for i in row_ids[real]])
+        want = exact_distances(query, rows, metric)[0]
+        np.testing.assert_allclose(row_distances[real], want, rtol=1e-4, atol=1e-5)
+
+
+def assert_same(one, other):
+    """Two search results, equal to the bit."""
+    np.testing.assert_array_equal(one[0], other[0])
+    np.testing.assert_array_equal(one[1], other[1])
+
+
+def run_python(code, *args, env=None, timeout=120):
+    """Run code in a fresh interpreter; (exit code, stdout, stderr)."""
+    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], text=True,
+                          capture_output=True, timeout=timeout,
+                          env={**os.environ, **(env or {})})
+    return done.returncode, done.stdout, done.stderr

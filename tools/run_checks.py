@@ -1,0 +1,128 @@
+"""Run the checks that CI runs, and end with one line: 'N passed, N failed'.
+
+    python tools/run_checks.py [step ...]        steps: see STEPS below; default all
+
+Use the interpreter that has vecidx installed: `make test` does.  A step whose
+tool is missing is skipped by name; with VECIDX_STRICT=1 that is a failure.  The
+Python tests run once per SIMD level that this CPU has, newest first.
+"""
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+STRICT = os.environ.get("VECIDX_STRICT") == "1"
+LEVELS = ["avx512vnni", "avx512", "avx2", "neon", "scalar"]
+
+totals = {"passed": 0, "failed": 0, "skipped": 0}
+
+
+def say(text):
+    print(text, flush=True)
+
+
+def count(**numbers):
+    for key, n in numbers.items():
+        totals[key] += n
+
+
+def stream(name, command, env=None):
+    """Run a command, showing and collecting its output."""
+    say(f"==> {name}")
+    process = subprocess.Popen(
+        command, cwd=ROOT, env={**os.environ, **(env or {})}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    lines = []
+    for line in process.stdout:
+        print(line, end="", flush=True)
+        lines.append(line)
+    return process.wait(), lines
+
+
+def number_before(word, line):
+    match = re.search(rf"(\d+) {word}", line)
+    return int(match[1]) if match else 0
+
+
+def skip(name, why):
+    say(f"{'FAILED' if STRICT else 'SKIPPED'}: {name}: {why}")
+    count(**{"failed" if STRICT else "skipped": 1})
+
+
+def check_includes():
+    code, _ = stream("include rules", [sys.executable, "tools/check_includes.py"])
+    count(**{"failed" if code else "passed": 1})
+
+
+def compiler_makes(flags):
+    """Can the compiler build a program with these flags that then runs?"""
+    cc = os.environ.get("CC", "cc").split()
+    with tempfile.TemporaryDirectory() as folder:
+        source, program = Path(folder, "try.c"), Path(folder, "try")
+        source.write_text("int main(void) { return 0; }\n")
+        try:
+            subprocess.run([*cc, *flags, source, "-o", program], check=True, capture_output=True)
+            subprocess.run([program], check=True, capture_output=True)
+        except (OSError, subprocess.CalledProcessError):
+            return False
+    return True
+
+
+def c_tests(target, flags=()):
+    name = f"C tests: {target}"
+    if not compiler_makes(flags):
+        return skip(name, f"the C compiler cannot build a program with {' '.join(flags) or 'it'}")
+    code, lines = stream(name, [os.environ.get("MAKE", "make"), "--no-print-directory", target])
+    summaries = [line for line in lines if re.fullmatch(r"\d+ passed, \d+ failed\n", line)]
+    failed = sum(number_before("failed", line) for line in summaries)
+    count(passed=sum(number_before("passed", line) for line in summaries),
+          failed=failed or (1 if code else 0))  # a crash prints no summary
+
+
+def has_level(level):
+    """The package takes VECIDX_SIMD as a cap: the level is there if it answers with it."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import vecidx; print(vecidx.simd_level())"],
+        env={**os.environ, "VECIDX_SIMD": level}, cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() == level
+
+
+def python_tests():
+    levels = [level for level in LEVELS if has_level(level)]
+    if "scalar" not in levels:
+        say("FAILED: Python tests: the installed vecidx cannot be imported")
+        return count(failed=1)
+    for level in levels:
+        code, lines = stream(
+            f"Python tests: VECIDX_SIMD={level}",
+            [sys.executable, "-m", "pytest", "tests", "-q", "-rs"], {"VECIDX_SIMD": level})
+        last = lines[-1] if lines else ""
+        failed = number_before("failed", last) + number_before("error", last)
+        count(passed=number_before("passed", last), skipped=number_before("skipped", last),
+              failed=failed or (1 if code else 0))
+
+
+STEPS = {
+    "includes": check_includes,
+    "test-c": lambda: c_tests("test-c"),
+    "asan": lambda: c_tests("asan", ["-fsanitize=address"]),
+    "ubsan": lambda: c_tests("ubsan", ["-fsanitize=undefined"]),
+    "python": python_tests,
+}
+
+
+def main(names):
+    for name in names or STEPS:
+        STEPS[name]()
+    if totals["skipped"]:
+        say(f"({totals['skipped']} skipped, each named above)")
+    say(f"{totals['passed']} passed, {totals['failed']} failed")
+    return 1 if totals["failed"] or not totals["passed"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
