@@ -40,11 +40,10 @@ def assert_close(got, metric, a, b, case):
     worst case of n never met with random signs.
     """
     want, size = oracle(metric, a, b)
-    dim = a.shape[-1]
-    allowed = 2.0**-24 * ((8 + 2 * dim**0.5) * size + 2 * (1 + np.abs(want))) + 1e-37
-    if metric == "l2":
-        allowed -= 2.0**-24 * 2
-    wrong = ~(np.abs(got - want) <= np.maximum(allowed, 1e-37))
+    roundings = (8 + 2 * a.shape[-1] ** 0.5) * size
+    if metric == "ip":
+        roundings += 2 * (1 + np.abs(want))               # of the 1 - dot
+    wrong = ~(np.abs(got - want) <= 2.0**-24 * roundings + 1e-37)
     assert not wrong.any(), f"{case}: got {got[wrong][:3]}, want {want[wrong][:3]}"
 
 

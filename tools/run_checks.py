@@ -120,7 +120,10 @@ def main(names):
         STEPS[name]()
     if totals["skipped"]:
         say(f"({totals['skipped']} skipped, each named above)")
-    say(f"{totals['passed']} passed, {totals['failed']} failed")
+    summary = f"{totals['passed']} passed, {totals['failed']} failed"
+    (ROOT / "build").mkdir(exist_ok=True)
+    (ROOT / "build" / "summary.txt").write_text(f"{summary}\n", encoding="utf-8")
+    say(summary)
     return 1 if totals["failed"] or not totals["passed"] else 0
 
 

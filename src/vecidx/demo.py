@@ -27,7 +27,10 @@ class Sample:
 
     def __init__(self, path):
         try:
-            with np.load(path, allow_pickle=False) as data:
+            data = np.load(path, allow_pickle=False)
+            if not isinstance(data, np.lib.npyio.NpzFile):
+                raise ValueError("no .npz archive")
+            with data:
                 self.rows = data["rows"] * data["scales"][:, None]
                 self.queries = data["query_rows"] * data["query_scales"][:, None]
                 self.texts = _unpack(data["texts"], data["text_offsets"])

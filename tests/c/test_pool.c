@@ -57,6 +57,34 @@ static bool loop_is_exact(struct seen *seen, size_t n, size_t grain, unsigned th
     return ok && atomic_load(&seen->max_who) < vx_pool_width(&run);
 }
 
+static bool child_is_fine(pid_t child)
+{
+    int status = -1;
+    return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) &&
+           WEXITSTATUS(status) == 0;
+}
+
+/* First in the file: stacks of threads that a parent had are kept for reuse in its
+ * child, which then can start threads after all. */
+VX_TEST(without_threads_the_caller_does_it_all)
+{
+#if !defined(__linux__)
+    SKIP("RLIMIT_AS is not enforced here");
+#endif
+    if (VX_TEST_SHADOW)
+        SKIP("the sanitizer's own memory is past any limit");
+    static struct seen seen;
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+        const struct rlimit limit = { 1 << 20, 1 << 20 }; /* no room for a stack */
+        if (setrlimit(RLIMIT_AS, &limit) != 0)
+            _exit(2);
+        _exit(!(loop_is_exact(&seen, 1000, 7, 4) && atomic_load(&seen.max_who) == 0));
+    }
+    CHECK(child_is_fine(child));
+}
+
 VX_TEST(every_item_runs_exactly_once)
 {
     static struct seen seen;
@@ -197,22 +225,31 @@ static void run_ticking(unsigned threads, unsigned stop_at)
 VX_TEST(a_long_loop_ticks) { run_ticking(1, 0); run_ticking(3, 0); }
 VX_TEST(a_tick_can_stop_a_loop) { run_ticking(1, 2); run_ticking(3, 2); run_ticking(3, 1); }
 
-/* Only the helper's piece is long: the caller has to tick while it waits. */
+/* Two pieces: the caller's ends when a helper has the other one, which is long.
+ * So the caller has to tick while it waits. */
 static void helper_sleeps(void *arg, size_t begin, size_t end, unsigned who)
 {
-    (void)arg, (void)begin, (void)end;
-    (void)usleep(who == 0 ? 5000 : 200000);
+    _Atomic bool *has_helper = arg;
+    (void)begin, (void)end;
+    if (who != 0) {
+        atomic_store(has_helper, true);
+        (void)usleep(200000);
+    }
+    for (int i = 0; i < 10000 && !atomic_load(has_helper); i++)
+        (void)usleep(1000);
 }
 
 VX_TEST(the_caller_ticks_while_it_waits)
 {
     struct clockwork c = { .is_ordered = true };
+    _Atomic bool has_helper = false;
     const vx_run run = { 2, tick, &c };
-    CHECK(vx_pool_run(2, 1, &run, 100, 2, helper_sleeps, NULL) == VX_OK);
+    CHECK(vx_pool_run(2, 1, &run, 100, 2, helper_sleeps, &has_helper) == VX_OK);
     CHECK(c.n_ticks >= 3);
     struct clockwork stop = { .stop_at = 1, .is_ordered = true };
     const vx_run stopped = { 2, tick, &stop };
-    CHECK(vx_pool_run(2, 1, &stopped, 100, 2, helper_sleeps, NULL) == VX_E_INTERRUPTED);
+    atomic_store(&has_helper, false);
+    CHECK(vx_pool_run(2, 1, &stopped, 100, 2, helper_sleeps, &has_helper) == VX_E_INTERRUPTED);
     CHECK(stop.n_ticks == 1);
 }
 
@@ -230,14 +267,7 @@ VX_TEST(short_loops_in_a_row_tick)
     CHECK(c.n_ticks >= 2);
 }
 
-/* ---- when threads are not to be had ---------------------------------------------- */
-
-static bool child_is_fine(pid_t child)
-{
-    int status = -1;
-    return child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status) &&
-           WEXITSTATUS(status) == 0;
-}
+/* ---- fork ---------------------------------------------- */
 
 VX_TEST(a_child_of_fork_starts_its_own_workers)
 {
@@ -295,23 +325,4 @@ VX_TEST(fork_in_a_tick)
         _exit(!(dropped && loop_is_exact(&seen, 300, 1, 3)));
     }
     CHECK(status == VX_OK && child > 0 && child_is_fine(child));
-}
-
-VX_TEST(without_threads_the_caller_does_it_all)
-{
-#if !defined(__linux__)
-    SKIP("RLIMIT_AS is not enforced here");
-#endif
-    if (VX_TEST_SHADOW)
-        SKIP("the sanitizer's own memory is past any limit");
-    static struct seen seen;
-    fflush(stdout);
-    const pid_t child = fork();
-    if (child == 0) {
-        const struct rlimit limit = { 1 << 20, 1 << 20 }; /* no room for a stack */
-        if (setrlimit(RLIMIT_AS, &limit) != 0)
-            _exit(2);
-        _exit(!(loop_is_exact(&seen, 1000, 7, 4) && atomic_load(&seen.max_who) == 0));
-    }
-    CHECK(child_is_fine(child));
 }

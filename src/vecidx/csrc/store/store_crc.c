@@ -51,8 +51,8 @@ VX_INLINE uint32_t load32(const unsigned char *p)
 }
 
 /* What the four bytes of x contribute when `after` bytes of the block follow. */
-#define TERM(x, after) \
-    (AT((after) + 3, x) ^ AT((after) + 2, (x) >> 8) ^ AT((after) + 1, (x) >> 16) ^ \
+#define TERM(x, after)                                                                             \
+    (AT((after) + 3, x) ^ AT((after) + 2, (x) >> 8) ^ AT((after) + 1, (x) >> 16) ^                 \
      AT(after, (x) >> 24))
 
 uint32_t vx_crc32c(uint32_t crc, const void *data, size_t n)

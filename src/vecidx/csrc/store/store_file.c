@@ -52,10 +52,7 @@ static int open_retry(const char *path, int flags, mode_t mode)
 
 /* 0 or an errno.  EINTR is success: Linux has closed the descriptor by then, and
  * everything that mattered was synced before. */
-static int close_checked(int fd)
-{
-    return close(fd) != 0 && errno != EINTR ? errno : 0;
-}
+static int close_checked(int fd) { return close(fd) != 0 && errno != EINTR ? errno : 0; }
 
 /* Sync to the medium: 0 or an errno.  What cannot be synced (a pipe, a device,
  * a directory on some network file systems) says EINVAL or ENOTSUP, and is as
@@ -134,7 +131,8 @@ vx_status vx_reader_read(vx_reader *reader, uint64_t offset, void *dst, size_t n
             return vx_fail_io(err, errno, "cannot read '%s'", reader->path);
         }
         if (got == 0)
-            return vx_fail(err, VX_E_FORMAT, "the file ends at byte %llu: it was cut while being read ('%s')",
+            return vx_fail(err, VX_E_FORMAT,
+                           "the file ends at byte %llu: it was cut while being read ('%s')",
                            (unsigned long long)offset, reader->path);
         to += got;
         offset += (uint64_t)got;
@@ -360,7 +358,8 @@ vx_status vx_writer_commit(vx_writer *writer, vx_error *err)
     if (writer->dir_fd >= 0 && (why = sync_fd(writer->dir_fd)) != 0)
         return vx_fail_io(err, why,
                           "the file is written, but its directory could not be synced: a loss "
-                          "of power may bring the older file back ('%s')", writer->path);
+                          "of power may bring the older file back ('%s')",
+                          writer->path);
     return VX_OK;
 }
 

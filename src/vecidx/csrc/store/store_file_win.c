@@ -29,23 +29,33 @@ static int errno_of(DWORD code)
     case ERROR_PATH_NOT_FOUND:
     case ERROR_INVALID_NAME:
     case ERROR_BAD_PATHNAME:
-    case ERROR_INVALID_DRIVE: return ENOENT;
+    case ERROR_INVALID_DRIVE:
+        return ENOENT;
     case ERROR_ACCESS_DENIED:
     case ERROR_SHARING_VIOLATION:
     case ERROR_LOCK_VIOLATION:
-    case ERROR_WRITE_PROTECT: return EACCES;
+    case ERROR_WRITE_PROTECT:
+        return EACCES;
     case ERROR_FILE_EXISTS:
-    case ERROR_ALREADY_EXISTS: return EEXIST;
+    case ERROR_ALREADY_EXISTS:
+        return EEXIST;
     case ERROR_DISK_FULL:
-    case ERROR_HANDLE_DISK_FULL: return ENOSPC;
-    case ERROR_FILE_TOO_LARGE: return EFBIG;
-    case ERROR_TOO_MANY_OPEN_FILES: return EMFILE;
+    case ERROR_HANDLE_DISK_FULL:
+        return ENOSPC;
+    case ERROR_FILE_TOO_LARGE:
+        return EFBIG;
+    case ERROR_TOO_MANY_OPEN_FILES:
+        return EMFILE;
     case ERROR_BROKEN_PIPE:
-    case ERROR_NO_DATA: return EPIPE;
+    case ERROR_NO_DATA:
+        return EPIPE;
     case ERROR_NOT_ENOUGH_MEMORY:
-    case ERROR_OUTOFMEMORY: return ENOMEM;
-    case ERROR_FILENAME_EXCED_RANGE: return ENAMETOOLONG;
-    default: return EIO;
+    case ERROR_OUTOFMEMORY:
+        return ENOMEM;
+    case ERROR_FILENAME_EXCED_RANGE:
+        return ENAMETOOLONG;
+    default:
+        return EIO;
     }
 }
 
@@ -106,9 +116,9 @@ vx_status vx_reader_open(const char *path, vx_reader **out, vx_error *err)
         goto done;
     }
     /* BACKUP_SEMANTICS opens directories too, so that they get their own words. */
-    r->handle = CreateFileW(wide, GENERIC_READ,
-                            FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL,
-                            OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, NULL);
+    r->handle =
+        CreateFileW(wide, GENERIC_READ, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE,
+                    NULL, OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, NULL);
     if (r->handle == INVALID_HANDLE_VALUE)
         st = vx_fail_io(err, errno_of(GetLastError()), "cannot open '%s'", path);
     else if (is_directory(r->handle))
@@ -142,7 +152,8 @@ vx_status vx_reader_read(vx_reader *reader, uint64_t offset, void *dst, size_t n
             GetLastError() != ERROR_HANDLE_EOF)
             return vx_fail_io(err, errno_of(GetLastError()), "cannot read '%s'", reader->path);
         if (got == 0)
-            return vx_fail(err, VX_E_FORMAT, "the file ends at byte %llu: it was cut while being read ('%s')",
+            return vx_fail(err, VX_E_FORMAT,
+                           "the file ends at byte %llu: it was cut while being read ('%s')",
                            (unsigned long long)offset, reader->path);
         to += got;
         offset += got;
@@ -195,11 +206,12 @@ static vx_status create_temp(vx_writer *w, vx_error *err)
     for (unsigned attempt = 0; code == ERROR_FILE_EXISTS && attempt < 100; attempt++) {
         LARGE_INTEGER ticks;
         (void)QueryPerformanceCounter(&ticks);
-        const uint64_t bits = vx_hash64(vx_hash64((uint64_t)ticks.QuadPart ^ attempt) ^
-                                        (uint64_t)GetCurrentProcessId() << 32 ^
-                                        (uint64_t)(uintptr_t)w);
+        const uint64_t bits =
+            vx_hash64(vx_hash64((uint64_t)ticks.QuadPart ^ attempt) ^
+                      (uint64_t)GetCurrentProcessId() << 32 ^ (uint64_t)(uintptr_t)w);
         (void)_snwprintf(temp + n_dir, n_pattern, L".vecidx-%016llx.tmp", (unsigned long long)bits);
-        w->handle = CreateFileW(temp, GENERIC_WRITE, 0, NULL, CREATE_NEW, FILE_ATTRIBUTE_NORMAL, NULL);
+        w->handle =
+            CreateFileW(temp, GENERIC_WRITE, 0, NULL, CREATE_NEW, FILE_ATTRIBUTE_NORMAL, NULL);
         code = w->handle == INVALID_HANDLE_VALUE ? GetLastError() : NO_ERROR;
     }
     if (code != NO_ERROR) {
@@ -231,9 +243,9 @@ static vx_status begin(vx_writer *w, vx_error *err)
 
     if (!wide)
         return fail_write(w, code, err);
-    HANDLE old = CreateFileW(wide, GENERIC_WRITE,
-                             FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE, NULL,
-                             OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, NULL);
+    HANDLE old =
+        CreateFileW(wide, GENERIC_WRITE, FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE,
+                    NULL, OPEN_EXISTING, FILE_FLAG_BACKUP_SEMANTICS, NULL);
     if (old == INVALID_HANDLE_VALUE) {
         code = GetLastError();
         w->target = wide;

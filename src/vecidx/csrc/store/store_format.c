@@ -18,26 +18,26 @@
 
 /* The head.  Numbers are little-endian; docs/FORMAT.md has the same table. */
 enum {
-    AT_MAGIC = 0,         /* 8 bytes                                          */
-    AT_ORDER = 8,         /* u32, in the byte order of parameters and sections */
-    AT_VERSION = 12,      /* u32                                              */
-    AT_HEAD_LENGTH = 16,  /* u32                                              */
-    AT_N_SECTIONS = 20,   /* u32                                              */
-    AT_FILE_LENGTH = 24,  /* u64                                              */
-    AT_N_PARAMS = 32,     /* u32                                              */
-    AT_RESERVED = 36,     /* 28 zero bytes                                    */
-    AT_PARAMS = 64,       /* VX_STORE_MAX_PARAMS bytes, zero beyond n_params  */
+    AT_MAGIC = 0,        /* 8 bytes                                          */
+    AT_ORDER = 8,        /* u32, in the byte order of parameters and sections */
+    AT_VERSION = 12,     /* u32                                              */
+    AT_HEAD_LENGTH = 16, /* u32                                              */
+    AT_N_SECTIONS = 20,  /* u32                                              */
+    AT_FILE_LENGTH = 24, /* u64                                              */
+    AT_N_PARAMS = 32,    /* u32                                              */
+    AT_RESERVED = 36,    /* 28 zero bytes                                    */
+    AT_PARAMS = 64,      /* VX_STORE_MAX_PARAMS bytes, zero beyond n_params  */
     AT_TABLE = 64 + (int)VX_STORE_MAX_PARAMS,
 
-    ENTRY_KIND = 0,       /* u32 */
-    ENTRY_FLAGS = 4,      /* u32 */
-    ENTRY_OFFSET = 8,     /* u64 */
-    ENTRY_LENGTH = 16,    /* u64 */
-    ENTRY_CRC = 24,       /* u32 */
-    ENTRY_RESERVED = 28,  /* u32, zero */
+    ENTRY_KIND = 0,      /* u32 */
+    ENTRY_FLAGS = 4,     /* u32 */
+    ENTRY_OFFSET = 8,    /* u64 */
+    ENTRY_LENGTH = 16,   /* u64 */
+    ENTRY_CRC = 24,      /* u32 */
+    ENTRY_RESERVED = 28, /* u32, zero */
     ENTRY_SIZE = 32,
 
-    TAIL_SIZE = 8,        /* u32 checksum of all before it, u32 zero          */
+    TAIL_SIZE = 8, /* u32 checksum of all before it, u32 zero          */
     HEAD_MIN = AT_TABLE + TAIL_SIZE,
     HEAD_MAX = HEAD_MIN + (int)VX_STORE_MAX_SECTIONS * ENTRY_SIZE
 };
@@ -184,7 +184,8 @@ vx_status vx_store_write(const char *path, const void *params, size_t params_len
     if ((st = vx_writer_open(path, &file, err)) != VX_OK)
         return st;
     const uint64_t file_length = lay_out(sections, n_sections, places);
-    uint64_t at = encode_head(head, params, params_length, sections, places, n_sections, file_length);
+    uint64_t at =
+        encode_head(head, params, params_length, sections, places, n_sections, file_length);
     if ((st = vx_writer_write(file, head, (size_t)at, err)) != VX_OK)
         goto done;
     for (size_t i = 0; i < n_sections; i++) {
@@ -222,7 +223,7 @@ struct vx_store {
 };
 
 /* Every complaint about a file ends in its path. */
-#define DAMAGED(store, err, format, ...) \
+#define DAMAGED(store, err, format, ...)                                                           \
     vx_fail(err, VX_E_FORMAT, format " ('%s')", __VA_ARGS__, vx_reader_path((store)->file))
 
 /* A section's name in messages: 'vectors', or its number. */
@@ -252,33 +253,39 @@ static struct label label_of(const vx_store *store, uint32_t kind)
 }
 
 /* What must be right before the length of the head can be believed. */
-static vx_status check_preamble(vx_store *s, const unsigned char *head, size_t n_read, vx_error *err)
+static vx_status check_preamble(vx_store *s, const unsigned char *head, size_t n_read,
+                                vx_error *err)
 {
     uint32_t order;
 
     if (n_read < sizeof magic || memcmp(head + AT_MAGIC, magic, sizeof magic) != 0)
-        return DAMAGED(s, err, "not a vecidx index: the first %zu bytes are not its mark", sizeof magic);
+        return DAMAGED(s, err, "not a vecidx index: the first %zu bytes are not its mark",
+                       sizeof magic);
     if (n_read < HEAD_MIN)
         return DAMAGED(s, err, "the file is cut short: %zu bytes, and a head alone has %d", n_read,
                        (int)HEAD_MIN);
     memcpy(&order, head + AT_ORDER, sizeof order);
     if (order != ORDER_MARK)
-        return DAMAGED(s, err, "byte order mark %08" PRIX32 ": expected %08X; the file is damaged "
-                       "or was written on a machine of the other byte order", order, ORDER_MARK);
+        return DAMAGED(s, err,
+                       "byte order mark %08" PRIX32 ": expected %08X; the file is damaged "
+                       "or was written on a machine of the other byte order",
+                       order, ORDER_MARK);
     const uint32_t version = get32(head + AT_VERSION);
     if (version != VX_STORE_VERSION)
-        return DAMAGED(s, err, "format version %" PRIu32 ": this vecidx reads version %u only", version,
-                       VX_STORE_VERSION);
+        return DAMAGED(s, err, "format version %" PRIu32 ": this vecidx reads version %u only",
+                       version, VX_STORE_VERSION);
     const uint32_t n = get32(head + AT_N_SECTIONS), length = get32(head + AT_HEAD_LENGTH);
     if (n > VX_STORE_MAX_SECTIONS || length != head_length(n))
-        return DAMAGED(s, err, "the head is damaged: %" PRIu32 " sections in a head of %" PRIu32 " bytes",
+        return DAMAGED(s, err,
+                       "the head is damaged: %" PRIu32 " sections in a head of %" PRIu32 " bytes",
                        n, length);
     if (length > n_read)
-        return DAMAGED(s, err, "the file is cut short: %zu bytes, and its head has %" PRIu32, n_read,
-                       length);
+        return DAMAGED(s, err, "the file is cut short: %zu bytes, and its head has %" PRIu32,
+                       n_read, length);
     const unsigned char *tail = head + length - TAIL_SIZE;
     if (get32(tail) != vx_crc32c(0, head, length - TAIL_SIZE) || get32(tail + 4) != 0)
-        return DAMAGED(s, err, "the head (bytes 0 to %" PRIu32 ") is damaged: its checksum does not match",
+        return DAMAGED(s, err,
+                       "the head (bytes 0 to %" PRIu32 ") is damaged: its checksum does not match",
                        length);
     s->n_sections = n;
     s->head_length = length;
@@ -290,11 +297,13 @@ static vx_status take_params(vx_store *s, const unsigned char *head, vx_error *e
     const uint32_t n = get32(head + AT_N_PARAMS);
 
     if (n > VX_STORE_MAX_PARAMS)
-        return DAMAGED(s, err, "the head is damaged: %" PRIu32 " bytes of parameters, at most %u fit", n,
+        return DAMAGED(s, err,
+                       "the head is damaged: %" PRIu32 " bytes of parameters, at most %u fit", n,
                        VX_STORE_MAX_PARAMS);
     if (!all_zero(head + AT_RESERVED, AT_PARAMS - AT_RESERVED) ||
         !all_zero(head + AT_PARAMS + n, VX_STORE_MAX_PARAMS - n))
-        return DAMAGED(s, err, "the head is damaged: bytes %d to %d are not zero where they must be",
+        return DAMAGED(s, err,
+                       "the head is damaged: bytes %d to %d are not zero where they must be",
                        (int)AT_RESERVED, (int)AT_TABLE);
     memcpy(s->params, head + AT_PARAMS, n);
     s->n_params = n;
@@ -322,15 +331,20 @@ static vx_status take_entry(vx_store *s, size_t i, const unsigned char *from, ui
     if ((flags & ~VX_SECTION_REQUIRED) != 0 || get32(from + ENTRY_RESERVED) != 0)
         return DAMAGED(s, err, "section %s: unknown flags %08" PRIX32, label.text, flags);
     if (e->offset < *end || e->offset % VX_STORE_ALIGN != 0)
-        return DAMAGED(s, err, "section %s: begins at byte %" PRIu64 ", which is not a multiple of %u "
-                       "past the end of what comes before, byte %" PRIu64, label.text, e->offset,
-                       (unsigned)VX_STORE_ALIGN, *end);
+        return DAMAGED(s, err,
+                       "section %s: begins at byte %" PRIu64 ", which is not a multiple of %u "
+                       "past the end of what comes before, byte %" PRIu64,
+                       label.text, e->offset, (unsigned)VX_STORE_ALIGN, *end);
     if (e->offset > file_length || e->length > file_length - e->offset)
-        return DAMAGED(s, err, "section %s: %" PRIu64 " bytes at byte %" PRIu64 " of a file of %" PRIu64
-                       " bytes", label.text, e->length, e->offset, file_length);
+        return DAMAGED(s, err,
+                       "section %s: %" PRIu64 " bytes at byte %" PRIu64 " of a file of %" PRIu64
+                       " bytes",
+                       label.text, e->length, e->offset, file_length);
     if (e->is_required && !known_name(s, e->kind))
-        return DAMAGED(s, err, "section %s: this vecidx does not know it, and the file cannot be read "
-                       "without; a newer vecidx is needed", label.text);
+        return DAMAGED(s, err,
+                       "section %s: this vecidx does not know it, and the file cannot be read "
+                       "without; a newer vecidx is needed",
+                       label.text);
     *end = e->offset + e->length;
     return VX_OK;
 }
@@ -354,7 +368,8 @@ static vx_status decode_head(vx_store *s, const unsigned char *head, size_t n_re
             return st;
     }
     if (end != file_length)
-        return DAMAGED(s, err, "the last section ends at byte %" PRIu64 ", the file at byte %" PRIu64, end,
+        return DAMAGED(s, err,
+                       "the last section ends at byte %" PRIu64 ", the file at byte %" PRIu64, end,
                        file_length);
     return VX_OK;
 }
@@ -438,8 +453,10 @@ static vx_status read_checked(vx_store *s, struct entry *e, unsigned char *dst, 
     }
     if (crc != e->crc) {
         const struct label label = label_of(s, e->kind);
-        return DAMAGED(s, err, "section %s (bytes %" PRIu64 " to %" PRIu64 ") is damaged: its checksum "
-                       "does not match", label.text, e->offset, e->offset + e->length);
+        return DAMAGED(s, err,
+                       "section %s (bytes %" PRIu64 " to %" PRIu64 ") is damaged: its checksum "
+                       "does not match",
+                       label.text, e->offset, e->offset + e->length);
     }
     e->is_checked = true;
     return VX_OK;
@@ -454,13 +471,16 @@ vx_status vx_store_read(vx_store *store, uint32_t kind, void *dst, uint64_t leng
         return DAMAGED(store, err, "section %s is missing", label.text);
     struct entry *e = &store->table[i];
     if (e->length != length)
-        return DAMAGED(store, err, "section %s (at byte %" PRIu64 "): expected %" PRIu64 " bytes, found "
-                       "%" PRIu64, label.text, e->offset, length, e->length);
+        return DAMAGED(store, err,
+                       "section %s (at byte %" PRIu64 "): expected %" PRIu64 " bytes, found "
+                       "%" PRIu64,
+                       label.text, e->offset, length, e->length);
     return read_checked(store, e, dst, false, err);
 }
 
 /* The bytes from `from` to `to` hold nothing and must be zero. */
-static vx_status check_gap(vx_store *s, uint64_t from, uint64_t to, unsigned char *scratch, vx_error *err)
+static vx_status check_gap(vx_store *s, uint64_t from, uint64_t to, unsigned char *scratch,
+                           vx_error *err)
 {
     while (from < to) {
         const size_t n = to - from < CHUNK ? (size_t)(to - from) : CHUNK;
@@ -468,8 +488,10 @@ static vx_status check_gap(vx_store *s, uint64_t from, uint64_t to, unsigned cha
         if (st != VX_OK)
             return st;
         if (!all_zero(scratch, n))
-            return DAMAGED(s, err, "bytes %" PRIu64 " to %" PRIu64 " are damaged: nothing is stored there, "
-                           "yet they are not zero", from, from + n);
+            return DAMAGED(s, err,
+                           "bytes %" PRIu64 " to %" PRIu64 " are damaged: nothing is stored there, "
+                           "yet they are not zero",
+                           from, from + n);
         from += n;
     }
     return VX_OK;
