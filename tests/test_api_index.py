@@ -230,7 +230,8 @@ def test_stubs_name_what_there_is():
     import ast
     from pathlib import Path
 
-    from vecidx import _core, index as module
+    from vecidx import _core
+    from vecidx import index as module
 
     folder = Path(module.__file__).parent
     for stub, live in ((folder / "index.pyi", module.Index),

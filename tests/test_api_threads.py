@@ -64,13 +64,11 @@ def test_other_python_threads_run_during_add(big):
 @pytest.mark.parametrize("exact", [False, True])
 def test_other_python_threads_run_during_search(big, exact):
     rows, index, _ = big
-    queries = np.tile(rows, (1 if exact else 3, 1))[:800 if exact else None]
+    queries = rows[:4000] if exact else np.tile(rows, (2, 1))
     with Ticker() as ticker:
         start = time.perf_counter()
         index.search(queries, k=10, ef=100, exact=exact, num_threads=1)
         stop = time.perf_counter()
-    if stop - start < 0.1:
-        pytest.skip("this machine is too fast for this test")
     assert_ticks(ticker, start, stop, f"search(exact={exact})")
 
 
@@ -109,15 +107,15 @@ def test_so_many_threads_work(big, num_threads):
     """By each thread's CPU time, which a busy machine stretches but does not hide."""
     rows, index, _ = big
     index.search(rows[:100], num_threads=num_threads)          # starts the threads
-    before = cpu_ticks()
-    while True:
+    before, me, total = cpu_ticks(), str(threading.get_native_id()), 0
+    while total < 60:                                          # 0.6 s
         index.search(rows[:10_000], k=10, ef=64, num_threads=num_threads)
         now = cpu_ticks()
-        gained = sorted((now[t] - before.get(t, 0) for t in now), reverse=True)
-        if sum(gained) > 60:                                   # 0.6 s
-            break
-    workers = sum(g > 0.3 * sum(gained) / num_threads for g in gained)
-    assert workers == num_threads, gained
+        gained = {thread: now[thread] - before.get(thread, 0) for thread in now}
+        total = sum(gained.values())
+    # Which helpers the pool sends may change from call to call; our share may not.
+    share = gained[me] / total
+    assert abs(share - 1 / num_threads) < 0.2, gained
 
 
 def test_two_threads_search_while_one_adds():

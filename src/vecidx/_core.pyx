@@ -258,6 +258,7 @@ cdef class CoreIndex:
         return {
             "count": stats.n_live,
             "deleted": stats.n_deleted,
+            "duplicates": stats.n_twins,
             "links": stats.n_links,
             "links_chosen": stats.n_links_chosen,
             "rows_at_level": [stats.rows_at_level[i] for i in range(stats.n_levels)],

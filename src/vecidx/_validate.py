@@ -18,7 +18,7 @@ MAX_DIM = 65_536
 MAX_K = 2_147_483_646        # VX_MAX_ROWS: an index cannot hold more
 MAX_THREADS = 4_096
 INT64_MAX = 2**63 - 1
-_BEYOND_INT64 = "is beyond int64 (ids are 0 to 2**63 - 2)"
+_BEYOND_INT64 = "is beyond int64 (ids are 0 to 2**63 - 1)"
 
 # Rows are converted to float32 this many elements at a time, so that the
 # check for overflow needs little memory beside the result.

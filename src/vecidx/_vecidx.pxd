@@ -85,6 +85,7 @@ cdef extern from "vecidx.h" nogil:
     ctypedef struct vx_stats:
         uint64_t n_live
         uint64_t n_deleted
+        uint64_t n_twins
         uint64_t n_links
         uint64_t n_links_chosen
         uint32_t n_levels

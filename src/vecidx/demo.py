@@ -88,27 +88,14 @@ def run(path, *, query, k, threads, progress):
     """Build, ask, measure: everything the demo reports, as a dict for --json."""
     sample = Sample(path)
     n, dim = sample.rows.shape
+    questions = _questions(sample, query)
     index = Index(dim, metric="cosine", num_threads=threads)
     start = time.perf_counter()
     index.add(sample.rows, progress=progress)
     build_s = time.perf_counter() - start
 
-    answers = []
-    if query is None:
-        first_words = [text.split(":")[0].split(",")[0] for text in sample.query_texts]
-        for word in SHOWN:
-            if word in first_words:
-                row = first_words.index(word)
-                answers.append((sample.query_texts[row], sample.queries[row], None))
-    else:
-        row = best_match(query, sample.texts)
-        if row is None:
-            raise ReaderError(f"no sense in the sample has a word of {query!r}; try another, "
-                              "for example --query volcano")
-        answers.append((sample.texts[row], sample.rows[row], row))
-
     shown = []
-    for text, vector, own_row in answers:
+    for text, vector, own_row in questions:
         # A stored sense finds itself first, which nobody wants to be told.
         ids, distances = index.search(vector, k=k if own_row is None else k + 1)
         neighbours = [{"id": int(i), "distance": float(d), "text": sample.texts[i]}
@@ -126,6 +113,19 @@ def run(path, *, query, k, threads, progress):
         "answers": shown,
         **measure(index, sample.queries),
     }
+
+
+def _questions(sample, query):
+    """[(text, vector, its row if it is a stored one), ...] to show neighbours of."""
+    if query is not None:
+        row = best_match(query, sample.texts)
+        if row is None:
+            raise ReaderError(f"no sense in the sample has a word of {query!r}; try another, "
+                              "for example --query volcano")
+        return [(sample.texts[row], sample.rows[row], row)]
+    first_words = [text.split(":")[0].split(",")[0] for text in sample.query_texts]
+    rows = [first_words.index(word) for word in SHOWN if word in first_words]
+    return [(sample.query_texts[row], sample.queries[row], None) for row in rows]
 
 
 def measure(index, queries, k=10):

@@ -118,7 +118,7 @@ class Index:
             Any real numbers; stored as float32.  float32 in C order is read
             without a copy.
         ids : array_like of int, shape (n,), optional
-            Each 0 to 2**63 - 2, none twice.  By default the next numbers after
+            Each 0 to 2**63 - 1, none twice.  By default the next numbers after
             the highest id that the index has ever held.
         on_conflict : {"replace", "error", "skip"}
             What to do with an id that is there already: put the new vector in

@@ -183,6 +183,7 @@ uint64_t vx_index_labels(vx_index *index, vx_label *out, uint64_t cap);
 typedef struct vx_stats {
     uint64_t n_live;                    /* rows a search may return         */
     uint64_t n_deleted;                 /* rows replaced, still linked      */
+    uint64_t n_twins;                   /* rows equal to another, in no link */
     uint64_t n_links;                   /* layer 0, all rows                */
     uint64_t n_links_chosen;            /* of these, chosen by the heuristic */
     uint32_t n_levels;                  /* layers that hold rows            */

@@ -9,8 +9,9 @@ static vx_status check_row(const vx_view *view, uint32_t n, vx_slot slot, unsign
 {
     const vx_link *links = vx_view_links(view, slot, layer);
     const uint32_t cap = vx_view_row_links(view, layer);
+    const bool is_twin = vx_view_is_twin(view, slot);
     bool ended = false, filling = false;
-    for (uint32_t i = 0; i < cap; i++) {
+    for (uint32_t i = is_twin && layer == 0; i < cap; i++) {
         const uint32_t link = atomic_load_explicit(&links[i], memory_order_relaxed);
         if (link == VX_PAD) {
             ended = true;
@@ -19,7 +20,9 @@ static vx_status check_row(const vx_view *view, uint32_t n, vx_slot slot, unsign
         const vx_slot to = link & VX_SLOT_BITS;
         const bool is_filler = (link & VX_FILLER) != 0;
         const char *what = NULL;
-        if (ended)
+        if (is_twin)
+            what = "follows a twin's mark";
+        else if (ended)
             what = "follows padding";
         else if (filling && !is_filler)
             what = "is chosen but follows a filler";
@@ -27,6 +30,8 @@ static vx_status check_row(const vx_view *view, uint32_t n, vx_slot slot, unsign
             what = "leads outside the index";
         else if (to == slot)
             what = "leads to its own row";
+        else if (vx_view_is_twin(view, to))
+            what = "leads to a twin";
         else if (view->levels[to] < layer)
             what = "leads to a row below its layer";
         else if (seen[to] == slot + 1)
@@ -57,7 +62,8 @@ static vx_status check_places(const vx_view *view, uint32_t n,
             return vx_fail(err, VX_E_STATE, "slot %u: upper rows at %u, expected %llu", slot,
                            view->upper_at[slot], (unsigned long long)upper);
         upper += level;
-        top = level > top ? level : top;
+        if (!vx_view_is_twin(view, slot))
+            top = level > top ? level : top;
     }
     if (upper != view->n_upper)
         return vx_fail(err, VX_E_STATE, "upper rows: %u in use, expected %llu", view->n_upper,
@@ -65,6 +71,21 @@ static vx_status check_places(const vx_view *view, uint32_t n,
     if ((vx_slot)entry >= n || entry >> 32 != top || view->levels[(vx_slot)entry] != top)
         return vx_fail(err, VX_E_STATE, "entry point: slot %u at layer %u, expected layer %u",
                        (vx_slot)entry, (unsigned)(entry >> 32), top);
+    return VX_OK;
+}
+
+/* Follow the chain of rows equal to a node; all its rows count as reached. */
+static vx_status check_chain(const vx_view *view, uint32_t n, vx_slot node, uint32_t *seen,
+                             uint64_t *n_chained, vx_error *err)
+{
+    for (vx_slot slot = vx_view_next_twin(view, node); slot != VX_NO_SLOT;
+         slot = vx_view_next_twin(view, slot)) {
+        if (slot >= n || !vx_view_is_twin(view, slot) || seen[slot] != 0)
+            return vx_fail(err, VX_E_STATE, "slot %u: its chain of equal rows is broken at %u",
+                           node, slot);
+        seen[slot] = node + 1;
+        ++*n_chained;
+    }
     return VX_OK;
 }
 
@@ -90,7 +111,10 @@ vx_status vx_graph_check(const vx_graph *graph, uint64_t *out_unreachable, vx_er
             st = check_row(view, n, slot, layer, seen, err);
     if (st == VX_OK) {
         vx_reach_from(&reach, view, n, (vx_slot)entry, (vx_slot)entry);
-        *out_unreachable = n - reach.n_reached;
+        uint64_t n_chained = 0;
+        for (uint32_t i = 0; i < reach.n_reached && st == VX_OK; i++)
+            st = check_chain(view, n, reach.queue[i], seen, &n_chained, err);
+        *out_unreachable = n - reach.n_reached - n_chained;
     }
     vx_reach_fini(&reach);
     vx_free(seen);

@@ -25,6 +25,7 @@ static size_t row_bytes(const vx_view *view, int plane)
     case VX_PLANE_LABELS: return sizeof(vx_label);
     case VX_PLANE_BIRTHS: return sizeof(uint64_t);
     case VX_PLANE_DEATHS: return sizeof(uint64_t);
+    case VX_PLANE_TWINS: return sizeof(uint32_t);
     case VX_PLANE_UPPER: return view->upper_bytes;
     default: return view->norms != NULL ? sizeof(float) : 0;
     }
@@ -79,6 +80,7 @@ static void set_bases(vx_view *view)
     view->norms = (float *)(void *)view->planes[VX_PLANE_NORMS].base;
     view->births = (_Atomic uint64_t *)(void *)view->planes[VX_PLANE_BIRTHS].base;
     view->deaths = (_Atomic uint64_t *)(void *)view->planes[VX_PLANE_DEATHS].base;
+    view->twins = (_Atomic uint32_t *)(void *)view->planes[VX_PLANE_TWINS].base;
     view->upper = view->planes[VX_PLANE_UPPER].base;
 }
 
@@ -188,6 +190,7 @@ static void copy_rows(vx_view *to, const vx_view *from, uint32_t n)
                row_bytes(from, i) * (i == VX_PLANE_UPPER ? from->n_upper : n));
     to->n_upper = from->n_upper;
     atomic_init(&to->any_dead, atomic_load(&from->any_dead));
+    atomic_init(&to->any_twins, atomic_load(&from->any_twins));
     atomic_init(&to->n_rows, n);
     atomic_init(&to->entry, atomic_load(&from->entry));
     atomic_init(&to->seq, atomic_load(&from->seq));

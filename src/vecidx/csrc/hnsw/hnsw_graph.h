@@ -19,6 +19,12 @@
  * rows too new for it, and damage.
  * Layers above 0 have the same rows with M ids, in an arena of their own.
  *
+ * A row equal to one that is in the graph already, its twin, is no node: nothing
+ * links to it, its own link row holds VX_TWIN alone, and it hangs in a chain off
+ * the node it equals (VX_PLANE_TWINS), to be returned with it.  So thousands of
+ * equal rows cost a walk no more than one; as nodes they would fill its pool and
+ * it could not get past them.
+ *
  * The paper's names: M is M; M_max = M, M_max0 = 2M; efConstruction is
  * ef_construction; m_L = 1 / ln M.
  * Malkov, Yashunin: Efficient and robust approximate nearest neighbor search
@@ -34,6 +40,7 @@
 
 #define VX_FILLER 0x80000000u
 #define VX_PAD 0xFFFFFFFFu
+#define VX_TWIN 0xFFFFFFFEu /* masked it is VX_MAX_ROWS, which no row has either */
 #define VX_SLOT_BITS 0x7FFFFFFFu
 #define VX_MAX_ROW_LINKS (2 * VX_MAX_M)
 
@@ -51,6 +58,7 @@ enum vx_plane_name {
     VX_PLANE_NORMS,    /* f32, cosine only: length before normalising            */
     VX_PLANE_BIRTHS,   /* u64, see vx_view_sees                                  */
     VX_PLANE_DEATHS,   /* u64                                                    */
+    VX_PLANE_TWINS,    /* u32: 1 + the next row equal to this one; 0: none       */
     VX_PLANE_UPPER,    /* link rows of the layers above 0                        */
     VX_N_PLANES
 };
@@ -64,6 +72,7 @@ typedef struct vx_view {
     vx_label *labels;
     float *norms;
     _Atomic uint64_t *births, *deaths;
+    _Atomic uint32_t *twins;
     char *upper;
     size_t row_floats;  /* a multiple of 16                                  */
     size_t block_bytes; /* of a layer-0 link row                             */
@@ -75,6 +84,7 @@ typedef struct vx_view {
 
     /* Published by the writer with release stores, in this order. */
     _Atomic bool any_dead;    /* some birth or death is set                  */
+    _Atomic bool any_twins;   /* some row has a twin                         */
     _Atomic uint32_t n_rows;  /* slots 0 .. n_rows-1 are complete            */
     _Atomic uint64_t entry;   /* level << 32 | slot, or VX_NO_ENTRY          */
     _Atomic uint64_t seq;     /* of the last replacement                     */
@@ -86,6 +96,7 @@ typedef struct vx_view {
 typedef struct vx_graph {
     vx_params params;          /* fixed                                       */
     _Atomic(vx_view *) view;   /* never NULL                                  */
+    uint64_t n_unproven;       /* rows added since vx_reconnect; writer       */
     vx_view *retired;          /* replaced views a reader may still use; writer */
     _Atomic(struct vx_ctx *) contexts; /* hnsw_ctx.h                          */
 } vx_graph;
@@ -125,6 +136,18 @@ VX_INLINE vx_link *vx_view_links(const vx_view *view, vx_slot slot, unsigned lay
                     ? view->links + (size_t)slot * view->block_bytes
                     : view->upper + ((size_t)view->upper_at[slot] + layer - 1) * view->upper_bytes;
     return (vx_link *)(void *)row;
+}
+
+/* The next row equal to this one, or VX_NO_SLOT. */
+VX_INLINE vx_slot vx_view_next_twin(const vx_view *view, vx_slot slot)
+{
+    return (atomic_load_explicit(&view->twins[slot], memory_order_acquire) - 1) & VX_SLOT_BITS;
+}
+
+/* Is the row no node, but the twin of one? */
+VX_INLINE bool vx_view_is_twin(const vx_view *view, vx_slot slot)
+{
+    return atomic_load_explicit(vx_view_links(view, slot, 0), memory_order_relaxed) == VX_TWIN;
 }
 
 VX_INLINE uint32_t vx_view_row_links(const vx_view *view, unsigned layer)

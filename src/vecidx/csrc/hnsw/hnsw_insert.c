@@ -12,16 +12,16 @@
  *   (Batch-synchronous insertion: ParlayANN, arXiv:2305.04359; comparing within
  *   the batch, instead of keeping early batches tiny, is ours: at 512 rows it
  *   costs about 3 % of an insertion.)
- * - These walks read chosen links only.  Fillers raise recall per hop, but here
- *   the pool is large anyway: on 50 k SIFT rows without them a row costs 1,543
- *   distances instead of 2,028, for a graph of the same recall.
+ * - These walks read the front of each row only (read_degree).
  * - Layer-0 rows may choose up to 2M neighbours, not M, and are filled up with
  *   the nearest of those passed over (hnsw_select.c).
+ * - A row that equals one in the graph becomes no node (hnsw_graph.h, twins).
  * - Every row keeps an in-link (hnsw_repair.c).
  *
- * A batch runs through five stages, each a parallel loop:
+ * A batch runs through these stages, parallel loops where not said otherwise:
  *
  *   search   each new row: descend, walk, compare with its batch, choose links
+ *   twins    rows that equal a node are taken out (on the caller)
  *   scatter  links back -> 64 partitions by target row (on the caller)
  *   apply    each partition: sort, offer each link to its target's row
  *   look     new rows and rows that lost a link: has a neighbour a link to it?
@@ -57,12 +57,22 @@
  * they are recomputed. */
 #define KEEP_DISTS_ROWS 1024u
 
-/* An add of at least this share of the rows ends with vx_reconnect, which reads
- * the whole graph once. */
-#define BULK_SHARE 16u
+/* When one in so many rows is newer than the last vx_reconnect, which reads the
+ * whole graph once, an add ends with it.  That is every bulk add, and every n/128
+ * adds of one row, which then cost some 10 % more. */
+#define UNPROVEN_SHARE 128u
 
 /* An interrupted add of up to this many rows does so too: it takes some 50 ms. */
 #define QUICK_ROWS (1u << 18)
+
+/* Links that a walk reads of a row while building: the nearest five eighths.  The
+ * pool is large, so the rest would be found anyway: on 30 k rows of WordNet this
+ * costs 1,789 distances a row instead of 2,533, for a graph of the same recall
+ * per distance; one half costs 1,492 and loses a little on 768-d text. */
+static uint32_t read_degree(const vx_view *view, unsigned layer)
+{
+    return (vx_view_row_links(view, layer) * 5 + 7) / 8;
+}
 
 struct edge {
     vx_slot target, source;
@@ -74,7 +84,7 @@ struct insert {
     vx_graph *graph;
     vx_view *view;
     const vx_metric_ops *ops;
-    const vx_run *run;
+    vx_run run;        /* with the number of threads settled                   */
     vx_ctx **contexts; /* one a thread, by `who`                              */
     unsigned n_contexts;
     vx_edge_dists kept;
@@ -86,6 +96,7 @@ struct insert {
     /* Links back.  Row i of the batch writes its own at edges[at[i] ..]. */
     struct edge *edges, *by_part;
     uint32_t *at, *count;
+    vx_slot *twin_of; /* of each row of the batch, or VX_NO_SLOT              */
     vx_slot *lost; /* for each edge, the row that lost a link for it         */
     size_t edge_room;
     uint32_t part_at[N_PARTS + 1];
@@ -133,40 +144,22 @@ static void offer_batch(const struct insert *in, vx_slot slot, unsigned layer, v
     }
 }
 
-/* A pool full of rows equal to the new one shows it no way out of their cluster.
- * Their links were made when there were fewer of them: offer those too. */
-static void offer_beyond_duplicates(const struct insert *in, vx_slot slot, unsigned layer,
-                                    vx_ctx *ctx)
+/* The node this row equals: in the graph, or earlier in the batch; VX_NO_SLOT if
+ * there is none among the nearest found. */
+static vx_slot find_twin(const struct insert *in, vx_slot slot, const vx_ctx *ctx)
 {
     const vx_view *view = in->view;
-    const size_t ef = in->graph->params.ef_construction;
-    const uint32_t cap = vx_view_row_links(view, layer);
+    const float *vector = vx_view_vector(view, slot);
     /* Not 0: a unit row's inner product with itself is rounded. */
-    const float *own = vx_view_vector(view, slot);
-    const float equal = in->ops->pair(own, own, view->row_floats);
-    const vx_key beyond = vx_key_of(equal, VX_NO_SLOT);
-    if (ctx->n_pool < ef || ctx->pool[ctx->n_pool - 1] > beyond)
-        return;
-
-    vx_slot found[VX_MAX_ROW_LINKS];
-    size_t n_found = 0;
-    for (size_t i = 0; i < ctx->n_pool && n_found < cap; i++) {
-        const vx_link *links = vx_view_links(view, vx_key_slot(ctx->pool[i]), layer);
-        for (uint32_t j = 0; j < cap && n_found < cap; j++) {
-            const vx_slot to = atomic_load_explicit(&links[j], memory_order_relaxed) & VX_SLOT_BITS;
-            bool is_new = to < in->begin;
-            for (size_t f = 0; f < n_found && is_new; f++)
-                is_new = found[f] != to;
-            if (is_new)
-                found[n_found++] = to;
-        }
+    const float equal = in->ops->pair(vector, vector, view->row_floats);
+    vx_slot twin = VX_NO_SLOT;
+    for (size_t i = 0; i < ctx->n_pool && vx_key_dist(ctx->pool[i]) <= equal; i++) {
+        const vx_slot other = vx_key_slot(ctx->pool[i]);
+        if (other < slot && other < twin &&
+            memcmp(vector, vx_view_vector(view, other), view->row_floats * sizeof *vector) == 0)
+            twin = other;
     }
-    in->ops->many(own, view->vectors, view->row_floats, found, n_found, ctx->dists);
-    /* They displace equals from the pool's end: cap of them at most. */
-    ctx->n_pool = ctx->n_pool > cap ? ctx->n_pool - cap : 1;
-    for (size_t f = 0; f < n_found; f++)
-        if (ctx->dists[f] > equal)
-            pool_offer(ctx, ef, vx_key_of(ctx->dists[f], found[f]));
+    return twin;
 }
 
 static void link_row(struct insert *in, vx_slot slot, vx_ctx *ctx)
@@ -189,12 +182,14 @@ static void link_row(struct insert *in, vx_slot slot, vx_ctx *ctx)
         if (has_graph && layer <= top) {
             ctx->pool[0] = near & ~(vx_key)1;
             ctx->n_pool = 1;
-            in->ops->walk(vector, view, in->begin, layer, ef, true, ctx);
+            in->ops->walk(vector, view, in->begin, layer, ef, read_degree(view, layer),
+                         ctx);
             vx_ctx_forget(ctx);
             near = ctx->pool[0];
         }
         offer_batch(in, slot, layer, ctx);
-        offer_beyond_duplicates(in, slot, layer, ctx);
+        if (layer == 0)
+            in->twin_of[slot - in->begin] = find_twin(in, slot, ctx);
 
         vx_row row;
         vx_row_select(in->ops, view, ctx->pool, ctx->n_pool, vx_view_row_links(view, layer), &row);
@@ -213,6 +208,84 @@ static void search_piece(void *arg, size_t begin, size_t end, unsigned who)
     struct insert *in = arg;
     for (size_t i = begin; i < end; i++)
         link_row(in, in->begin + (vx_slot)i, in->contexts[who]);
+}
+
+/* ---- twins ------------------------------------------------------------------- */
+
+static vx_slot twin_of(const struct insert *in, vx_slot slot)
+{
+    return slot >= in->begin ? in->twin_of[slot - in->begin] : VX_NO_SLOT;
+}
+
+/* Lead the links of row `slot` that go to twins to the nodes they equal. */
+static void lead_to_nodes(const struct insert *in, vx_slot slot, unsigned layer)
+{
+    const vx_view *view = in->view;
+    vx_row row, led = {.n = 0, .n_chosen = 0};
+    if (layer == 0)
+        vx_row_load_kept(in->ops, view, &in->kept, slot, &row);
+    else
+        vx_row_load(in->ops, view, slot, layer, NULL, &row);
+    for (uint32_t i = 0; i < row.n; i++) {
+        const vx_slot twin = twin_of(in, row.slots[i]);
+        const vx_slot to = twin == VX_NO_SLOT ? row.slots[i] : twin;
+        bool is_new = to != slot && view->levels[to] >= layer;
+        for (uint32_t j = 0; j < led.n && is_new; j++)
+            is_new = led.slots[j] != to;
+        if (!is_new)
+            continue;
+        led.slots[led.n] = to;
+        led.dists[led.n++] = row.dists[i];
+        led.n_chosen += i < row.n_chosen;
+    }
+    if (layer == 0)
+        vx_row_store_kept(view, &in->kept, slot, &led);
+    else
+        vx_row_store(view, slot, layer, NULL, &led);
+}
+
+/* Rows of the batch that equal a node become no nodes themselves.  On the caller,
+ * in the order of the rows, so that a twin's node is known before the twin. */
+static void settle_twins(struct insert *in)
+{
+    vx_view *view = in->view;
+    bool any = false;
+    for (vx_slot slot = in->begin; slot < in->end; slot++) {
+        vx_slot *node = &in->twin_of[slot - in->begin];
+        if (*node == VX_NO_SLOT)
+            continue;
+        any = true;
+        if (twin_of(in, *node) != VX_NO_SLOT)
+            *node = twin_of(in, *node);
+        in->count[slot - in->begin] = 0;
+        const vx_row none = {.n = 0, .n_chosen = 0};
+        for (unsigned layer = 0; layer <= view->levels[slot]; layer++)
+            vx_row_store(view, slot, layer, NULL, &none);
+        atomic_store_explicit(vx_view_links(view, slot, 0), VX_TWIN, memory_order_relaxed);
+        const uint32_t next = atomic_load_explicit(&view->twins[*node], memory_order_relaxed);
+        atomic_store_explicit(&view->twins[slot], next, memory_order_relaxed);
+        atomic_store_explicit(&view->twins[*node], slot + 1, memory_order_release);
+    }
+    if (!any)
+        return;
+    atomic_store_explicit(&view->any_twins, true, memory_order_relaxed);
+    for (vx_slot slot = in->begin; slot < in->end; slot++) {
+        if (twin_of(in, slot) != VX_NO_SLOT)
+            continue;
+        for (unsigned layer = 0; layer <= view->levels[slot]; layer++)
+            lead_to_nodes(in, slot, layer);
+        struct edge *edges = in->edges + in->at[slot - in->begin];
+        uint32_t n = 0;
+        for (uint32_t i = 0; i < in->count[slot - in->begin]; i++) {
+            struct edge e = edges[i];
+            const vx_slot node = twin_of(in, e.target);
+            if (node != VX_NO_SLOT)
+                e.target = node;
+            if (e.target != slot && view->levels[e.target] >= e.layer)
+                edges[n++] = e;
+        }
+        in->count[slot - in->begin] = n;
+    }
 }
 
 /* ---- scatter, apply ---------------------------------------------------------- */
@@ -296,7 +369,8 @@ static void keep_in_links(struct insert *in, const vx_run *quiet)
 {
     in->n_suspects = 0;
     for (vx_slot slot = in->begin; slot < in->end; slot++)
-        in->suspects[in->n_suspects++] = slot;
+        if (twin_of(in, slot) == VX_NO_SLOT)
+            in->suspects[in->n_suspects++] = slot;
     for (uint32_t i = 0; i < in->part_at[N_PARTS]; i++)
         if (in->lost[i] != VX_NO_SLOT)
             in->suspects[in->n_suspects++] = in->lost[i];
@@ -313,7 +387,8 @@ static void publish(struct insert *in, vx_publish_fn fn, void *arg)
     vx_view *view = in->view;
     uint64_t entry = in->entry;
     for (vx_slot slot = in->begin; slot < in->end; slot++)
-        if (entry == VX_NO_ENTRY || view->levels[slot] > entry >> 32)
+        if (twin_of(in, slot) == VX_NO_SLOT &&
+            (entry == VX_NO_ENTRY || view->levels[slot] > entry >> 32))
             entry = (uint64_t)view->levels[slot] << 32 | slot;
     const uint64_t seq = atomic_load_explicit(&view->seq, memory_order_relaxed);
     if (fn != NULL)
@@ -356,14 +431,15 @@ static bool fit_edges(struct insert *in)
 static vx_status run_batch(struct insert *in, uint64_t done, uint64_t total, vx_publish_fn fn,
                            void *arg)
 {
-    const vx_run quiet = {in->run != NULL ? in->run->num_threads : 0, NULL, NULL};
+    const vx_run quiet = {in->run.num_threads, NULL, NULL};
     in->entry = atomic_load(&in->view->entry);
     if (!fit_edges(in))
         return VX_E_NOMEM;
     const vx_status st =
-        vx_pool_run(in->end - in->begin, 1, in->run, done, total, search_piece, in);
+        vx_pool_run(in->end - in->begin, 1, &in->run, done, total, search_piece, in);
     if (st != VX_OK)
         return st; /* nothing of the batch is linked to yet */
+    settle_twins(in);
     scatter(in);
     vx_pool_run(N_PARTS, 1, &quiet, 0, 0, apply_piece, in);
     keep_in_links(in, &quiet);
@@ -372,13 +448,14 @@ static vx_status run_batch(struct insert *in, uint64_t done, uint64_t total, vx_
 }
 
 static vx_status prepare(struct insert *in, vx_slot first, vx_slot end, vx_reach *reach,
-                         bool is_bulk, vx_error *err)
+                         bool proves, vx_error *err)
 {
-    in->n_contexts = vx_pool_width(in->run);
+    in->n_contexts = in->run.num_threads;
     in->contexts = vx_zalloc(in->n_contexts, sizeof *in->contexts);
     in->at = vx_alloc(BATCH_ROWS, sizeof *in->at);
     in->count = vx_alloc(BATCH_ROWS, sizeof *in->count);
-    if (in->contexts == NULL || in->at == NULL || in->count == NULL)
+    in->twin_of = vx_alloc(BATCH_ROWS, sizeof *in->twin_of);
+    if (in->contexts == NULL || in->at == NULL || in->count == NULL || in->twin_of == NULL)
         return vx_fail_nomem(err, "linking rows");
     for (unsigned i = 0; i < in->n_contexts; i++) {
         vx_view *view = NULL;
@@ -387,7 +464,7 @@ static vx_status prepare(struct insert *in, vx_slot first, vx_slot end, vx_reach
             !vx_ctx_fit(in->contexts[i], view, end, in->graph->params.ef_construction))
             return vx_fail_nomem(err, "linking rows");
     }
-    if (is_bulk && !vx_reach_init(reach, end))
+    if (proves && !vx_reach_init(reach, end))
         return vx_fail_nomem(err, "linking rows");
     if (end - first >= KEEP_DISTS_ROWS) {
         in->kept.row_links = in->view->M0;
@@ -408,6 +485,7 @@ static void finish(struct insert *in)
     vx_free(in->contexts);
     vx_free(in->at);
     vx_free(in->count);
+    vx_free(in->twin_of);
     vx_free(in->edges);
     vx_free(in->by_part);
     vx_free(in->lost);
@@ -419,16 +497,19 @@ static void finish(struct insert *in)
 vx_status vx_graph_insert(vx_graph *graph, vx_slot end, const vx_run *run,
                           vx_publish_fn publish_fn, void *publish_arg, vx_error *err)
 {
-    struct insert in = {.graph = graph, .run = run, .ops = vx_graph_ops(graph)};
+    struct insert in = {.graph = graph, .ops = vx_graph_ops(graph)};
+    if (run != NULL)
+        in.run = *run;
+    in.run.num_threads = vx_pool_width(run);
     in.view = atomic_load(&graph->view);
     const vx_slot first = atomic_load(&in.view->n_rows);
-    const bool is_bulk = (uint64_t)(end - first) * BULK_SHARE >= end;
+    const bool proves = (graph->n_unproven + end - first) * UNPROVEN_SHARE >= end;
     vx_reach reach = {0};
 
     size_t rows = BATCH_FLOATS / in.view->row_floats;
     rows = rows < BATCH_MIN ? BATCH_MIN : rows > BATCH_ROWS ? BATCH_ROWS : rows;
 
-    vx_status st = prepare(&in, first, end, &reach, is_bulk, err);
+    vx_status st = prepare(&in, first, end, &reach, proves, err);
     for (in.begin = first; st == VX_OK && in.begin < end; in.begin = in.end) {
         in.end = end - in.begin < rows ? end : in.begin + (vx_slot)rows;
         st = run_batch(&in, in.begin - first, end - first, publish_fn, publish_arg);
@@ -439,9 +520,11 @@ vx_status vx_graph_insert(vx_graph *graph, vx_slot end, const vx_run *run,
     }
 
     const uint32_t n = atomic_load(&in.view->n_rows);
+    graph->n_unproven += n - first;
     if (reach.parent != NULL && n > first && (st == VX_OK || n <= QUICK_ROWS)) {
         const vx_slot entry = (vx_slot)atomic_load(&in.view->entry);
         vx_reconnect(in.ops, in.view, n, entry, &reach, in.contexts[0]);
+        graph->n_unproven = 0;
     }
     vx_reach_fini(&reach);
     finish(&in);

@@ -154,14 +154,14 @@ void vx_reconnect(const vx_metric_ops *ops, const vx_view *view, uint32_t n, vx_
 {
     vx_reach_from(reach, view, n, entry, entry);
     for (vx_slot slot = 0; slot < n && reach->n_reached < n; slot++) {
-        if (reach->parent[slot] != VX_NO_SLOT)
+        if (reach->parent[slot] != VX_NO_SLOT || vx_view_is_twin(view, slot))
             continue;
         /* From the entry on layer 0 itself, so that only reached rows are found. */
         const float *vector = vx_view_vector(view, slot);
         ctx->pool[0] =
             vx_key_of(ops->pair(vector, vx_view_vector(view, entry), view->row_floats), entry);
         ctx->n_pool = 1;
-        ops->walk(vector, view, n, 0, RECONNECT_EF, false, ctx);
+        ops->walk(vector, view, n, 0, RECONNECT_EF, view->M0, ctx);
         vx_ctx_forget(ctx);
         vx_slot owner = VX_NO_SLOT;
         for (size_t i = 0; i < ctx->n_pool && owner == VX_NO_SLOT; i++)

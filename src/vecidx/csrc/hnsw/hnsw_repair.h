@@ -38,7 +38,7 @@ void vx_reach_fini(vx_reach *reach);
 /* Breadth first over layer 0 from `from`, which is reached by `parent`. */
 void vx_reach_from(vx_reach *reach, const vx_view *view, uint32_t n, vx_slot from, vx_slot parent);
 
-/* Give every one of the n rows a path from the entry.  Writer only. */
+/* Give every node among the n rows a path from the entry.  Writer only. */
 void vx_reconnect(const vx_metric_ops *ops, const vx_view *view, uint32_t n, vx_slot entry,
                   vx_reach *reach, vx_ctx *ctx);
 

@@ -155,6 +155,21 @@ void vx_graph_scan(const vx_graph *graph, const vx_view *view, const vx_snapshot
     }
 }
 
+/* Offer a node and, until there is no place left for more, the rows equal to it. */
+static void offer_with_twins(struct best *best, const vx_view *view, const vx_snapshot *now,
+                             vx_slot node, float dist)
+{
+    if (vx_view_sees(view, now, node))
+        offer(best, dist, view->labels[node]);
+    if (!atomic_load_explicit(&view->any_twins, memory_order_relaxed))
+        return;
+    for (vx_slot slot = vx_view_next_twin(view, node);
+         slot < VX_MAX_ROWS && (best->n < best->k || dist < best->dists[best->k - 1]);
+         slot = vx_view_next_twin(view, slot))
+        if (vx_view_sees(view, now, slot))
+            offer(best, dist, view->labels[slot]);
+}
+
 /* ---- walk ---------------------------------------------------------------- */
 
 bool vx_graph_search_scans(const vx_snapshot *now, size_t ef)
@@ -185,17 +200,15 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
             ops->descend(ctx->query, view, now->n, entry, (unsigned)(now->entry >> 32), 1);
         ctx->pool[0] = near;
         ctx->n_pool = 1;
-        ops->walk(ctx->query, view, now->n, 0, vx_graph_search_pool(now, ef, n_live), false, ctx);
+        ops->walk(ctx->query, view, now->n, 0, vx_graph_search_pool(now, ef, n_live), view->M0, ctx);
         vx_ctx_forget(ctx);
         /* The pool rises by distance, so a candidate beyond the k-th distance
          * ends it; equal distances go on, for the tie rule. */
         for (size_t i = 0; i < ctx->n_pool; i++) {
-            const vx_slot slot = vx_key_slot(ctx->pool[i]);
             const float dist = vx_key_dist(ctx->pool[i]);
             if (best.n == k && dist > best.dists[k - 1])
                 break;
-            if (vx_view_sees(view, now, slot))
-                offer(&best, dist, view->labels[slot]);
+            offer_with_twins(&best, view, now, vx_key_slot(ctx->pool[i]), dist);
         }
         if (best.n == k)
             return;

@@ -4,6 +4,8 @@
  * nearer to the owner than to every one chosen before it; otherwise a chosen one
  * leads to it.  Departures from the paper:
  *
+ * - A candidate that is nearly as near to the owner as to a chosen one is chosen
+ *   too (SLACK, which is the alpha of Vamana, NeurIPS 2019).
  * - Equality counts as "leads to it".  So of many equal rows one is chosen, and
  *   the others cannot eat the link budget.
  * - The places left over are filled with the nearest candidates passed over
@@ -18,9 +20,23 @@
 
 #include <string.h>
 
+/* How much nearer a chosen row must be to a candidate than the owner is, as a
+ * ratio of squared distances.  More keeps more links: 1.10 saves 5 % of the
+ * distances at equal recall on SIFT and 17 % on 768-d text against 1.00; at 1.25
+ * rows are full of near links and recall falls again. */
+#define SLACK 1.10f
+
 static bool before(float d1, vx_slot s1, float d2, vx_slot s2)
 {
     return d1 < d2 || (d1 == d2 && s1 < s2);
+}
+
+/* A chosen row leads to a candidate that is `between` away from it and `dist` away
+ * from the owner.  Inner products may be negative: there a factor would turn the
+ * comparison round. */
+static bool leads_to(float between, float dist)
+{
+    return between * (between > 0 ? SLACK : 1.0f) <= dist;
 }
 
 /* Does a row already chosen lead to `slot`, at distance `dist` from the owner? */
@@ -33,7 +49,7 @@ static bool is_led_to(const vx_metric_ops *ops, const vx_view *view, const vx_ro
         const uint32_t n = row->n_chosen - i < 4 ? row->n_chosen - i : 4;
         ops->many(vector, view->vectors, view->row_floats, row->slots + i, n, between);
         for (uint32_t j = 0; j < n; j++)
-            if (between[j] <= dist)
+            if (leads_to(between[j], dist))
                 return true;
     }
     return false;
@@ -110,7 +126,7 @@ vx_slot vx_row_offer(const vx_metric_ops *ops, const vx_view *view, vx_row *row,
     const uint32_t at = place(row, 0, row->n_chosen, source, dist);
     bool is_filler = false;
     for (uint32_t i = 0; i < at && !is_filler; i++)
-        is_filler = between[i] <= dist;
+        is_filler = leads_to(between[i], dist);
 
     /* Make room: the farthest filler goes, or, in a row of chosen links only, the
      * farthest of them - unless `source` is no better. */
@@ -133,7 +149,7 @@ vx_slot vx_row_offer(const vx_metric_ops *ops, const vx_view *view, vx_row *row,
     /* Chosen links behind it that it leads to become fillers.  Backwards, so that
      * the places of those still to be looked at stay. */
     for (uint32_t i = row->n_chosen; i-- > at;)
-        if (between[i] <= row->dists[i]) {
+        if (leads_to(between[i], row->dists[i])) {
             const vx_slot slot = row->slots[i];
             const float d = row->dists[i];
             remove_at(row, i);

@@ -146,11 +146,10 @@ VX_INLINE size_t pool_place(const vx_key *pool, size_t n, vx_key key)
 }
 
 VX_INLINE void walk_body(const float *query, const vx_view *view, const uint32_t n,
-                         const unsigned layer, const size_t ef, const bool chosen_only,
+                         const unsigned layer, const size_t ef, const uint32_t degree,
                          vx_ctx *ctx, const int ip)
 {
     const size_t row_floats = view->row_floats;
-    const uint32_t degree = vx_view_row_links(view, layer);
     vx_key *const pool = ctx->pool;
     uint64_t *const visited = ctx->visited;
     float *const dists = ctx->dists;
@@ -176,8 +175,6 @@ VX_INLINE void walk_body(const float *query, const vx_view *view, const uint32_t
         size_t n_fresh = 0;
         for (uint32_t i = 0; i < degree; i++) {
             const uint32_t link = atomic_load_explicit(&row[i], memory_order_relaxed);
-            if (chosen_only && (link & VX_FILLER))
-                break;
             const vx_slot slot = link & VX_SLOT_BITS;
             if (VX_UNLIKELY(slot >= n))
                 continue;
@@ -235,12 +232,12 @@ VX_INLINE void walk_body(const float *query, const vx_view *view, const uint32_t
         return descend_body(query, view, n, from, top, bottom, ip); \
     } \
     static void VX_NAMED(walk_##name)(const float *query, const vx_view *view, uint32_t n, \
-                                      unsigned layer, size_t ef, bool chosen_only, vx_ctx *ctx) \
+                                      unsigned layer, size_t ef, uint32_t degree, vx_ctx *ctx) \
     { \
         if (layer == 0) \
-            walk_body(query, view, n, 0, ef, chosen_only, ctx, ip); \
+            walk_body(query, view, n, 0, ef, degree, ctx, ip); \
         else \
-            walk_body(query, view, n, layer, ef, chosen_only, ctx, ip); \
+            walk_body(query, view, n, layer, ef, degree, ctx, ip); \
     }
 
 VX_INSTANCE(l2sq, 0)

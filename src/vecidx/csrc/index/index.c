@@ -176,6 +176,14 @@ static size_t pass_grain(size_t dim)
     return rows > 0 ? rows : 1;
 }
 
+/* Looking at rows is not progress: it may be stopped, but reports none done. */
+static int tick_before_start(void *arg, uint64_t done, uint64_t total)
+{
+    const vx_run *run = arg;
+    (void)done;
+    return run->tick(run->tick_arg, 0, total);
+}
+
 static vx_status inspect_rows(struct add *add, const vx_run *run, vx_error *err)
 {
     atomic_init(&add->bad_row, SIZE_MAX);
@@ -184,7 +192,10 @@ static vx_status inspect_rows(struct add *add, const vx_run *run, vx_error *err)
         if (add->norms == NULL)
             return vx_fail_nomem(err, "adding rows");
     }
-    const vx_status st = vx_pool_run(add->n, pass_grain(add->dim), run, 0, add->n, inspect_piece, add);
+    vx_run given = run != NULL ? *run : (vx_run){0, NULL, NULL};
+    const vx_run before = {given.num_threads, given.tick != NULL ? tick_before_start : NULL, &given};
+    const vx_status st =
+        vx_pool_run(add->n, pass_grain(add->dim), &before, 0, add->n, inspect_piece, add);
     if (st != VX_OK)
         return vx_fail(err, st, "interrupted");
     const size_t bad = atomic_load(&add->bad_row);
@@ -211,9 +222,8 @@ static vx_status inspect_labels(const vx_label *labels, size_t n, vx_error *err)
 {
     bool rising = true;
     for (size_t i = 0; i < n; i++) {
-        if (labels[i] < 0 || labels[i] == INT64_MAX)
-            return refuse_label(err, VX_E_ARG, i, labels[i],
-                                "expected 0 or more and below 2^63 - 1");
+        if (labels[i] < 0)
+            return refuse_label(err, VX_E_ARG, i, labels[i], "expected 0 or more");
         rising = rising && (i == 0 || labels[i] > labels[i - 1]);
     }
     if (rising)
@@ -243,15 +253,15 @@ static vx_status choose_labels(struct add *add, vx_error *err)
 {
     if (add->labels != NULL)
         return inspect_labels(add->labels, add->n, err);
-    const vx_label next = add->index->next_label;
-    if ((uint64_t)next + add->n > (uint64_t)INT64_MAX - 1)
-        return vx_fail(err, VX_E_ARG, "ids: no numbers left after %lld; give ids",
-                       (long long)(next - 1));
+    const uint64_t next = add->index->next_label;
+    if (next + add->n > (uint64_t)INT64_MAX + 1)
+        return vx_fail(err, VX_E_ARG, "ids: no numbers left after %llu; give ids",
+                       (unsigned long long)(next - 1));
     add->made_labels = vx_alloc(add->n, sizeof *add->made_labels);
     if (add->made_labels == NULL)
         return vx_fail_nomem(err, "adding rows");
     for (size_t i = 0; i < add->n; i++)
-        add->made_labels[i] = next + (vx_label)i;
+        add->made_labels[i] = (vx_label)(next + i);
     add->labels = add->made_labels;
     return VX_OK;
 }
@@ -344,8 +354,8 @@ static void take_over(void *arg, vx_view *view, vx_slot begin, vx_slot end)
     struct take_over to = {index, view, atomic_load(&view->seq) + 1};
     vx_labels_enter(&index->labels, view, begin, end, replace, &to);
     for (vx_slot slot = begin; slot < end; slot++)
-        if (view->labels[slot] >= index->next_label)
-            index->next_label = view->labels[slot] + 1;
+        if ((uint64_t)view->labels[slot] >= index->next_label)
+            index->next_label = (uint64_t)view->labels[slot] + 1;
 }
 
 static vx_status link_rows(struct add *add, const vx_run *run, vx_error *err)
@@ -510,7 +520,8 @@ vx_status vx_index_stats(vx_index *index, vx_stats *out, vx_error *err)
         const vx_link *links = vx_view_links(view, slot, 0);
         for (uint32_t i = 0; i < view->M0; i++) {
             const uint32_t link = atomic_load_explicit(&links[i], memory_order_relaxed);
-            out->n_links += link != VX_PAD;
+            out->n_links += link < VX_TWIN;
+            out->n_twins += link == VX_TWIN;
             out->n_links_chosen += (link & VX_FILLER) == 0;
         }
     }
@@ -536,7 +547,8 @@ vx_status vx_index_memory(vx_index *index, vx_memory *out, vx_error *err)
     out->other = sizeof *index + sizeof *view;
     out->other += n * (sizeof *view->levels + sizeof *view->upper_at);
     out->other += view->norms != NULL ? n * sizeof *view->norms : 0;
-    /* Untouched, births and deaths are zero pages that take no memory. */
+    out->other += atomic_load(&view->any_twins) ? n * sizeof *view->twins : 0;
+    /* Untouched, births, deaths and twins are zero pages that take no memory. */
     out->other += now.any_dead ? n * 2 * sizeof(uint64_t) : 0;
     out->scratch = vx_ctx_bytes(&index->graph);
     out->total = out->vectors + out->links + out->upper_links + out->labels + out->label_map +
@@ -557,9 +569,9 @@ static vx_status check_labels(vx_index *index, const vx_view *view, vx_error *er
         const vx_label label = view->labels[slot];
         const vx_slot found = vx_labels_find(&index->labels, view, label);
         const bool is_live = vx_view_sees(view, &now, slot);
-        if (label < 0 || label >= index->next_label)
-            return vx_fail(err, VX_E_STATE, "slot %u: id %lld outside 0 to %lld", slot,
-                           (long long)label, (long long)index->next_label - 1);
+        if (label < 0 || (uint64_t)label >= index->next_label)
+            return vx_fail(err, VX_E_STATE, "slot %u: id %lld outside 0 to %llu", slot,
+                           (long long)label, (unsigned long long)index->next_label - 1);
         if (is_live != (found == slot))
             return vx_fail(err, VX_E_STATE, "slot %u: %s, but id %lld is mapped to slot %u", slot,
                            is_live ? "live" : "replaced", (long long)label, found);

@@ -10,7 +10,7 @@ struct vx_index {
     vx_graph graph;
     vx_mutex writer;          /* held by add, save and check                    */
     vx_labels labels;         /* label -> slot; has its own lock                */
-    vx_label next_label;      /* under `writer`: 1 + the highest label ever     */
+    uint64_t next_label;      /* under `writer`: 1 + the highest label ever     */
     _Atomic uint64_t n_dead;  /* rows replaced; raised before they are          */
 };
 

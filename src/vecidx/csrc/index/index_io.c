@@ -22,13 +22,14 @@ enum section_kind {
     SECTION_LABELS = 5,  /* n_rows x i64; absent: label == slot                   */
     SECTION_NORMS = 6,   /* n_rows x f32; cosine only                             */
     SECTION_BIRTHS = 7,  /* n_rows x u64; absent, like DEATHS: nothing replaced   */
-    SECTION_DEATHS = 8
+    SECTION_DEATHS = 8,
+    SECTION_TWINS = 9    /* n_rows x u32; absent: no row equals another            */
 };
 
 static const vx_section_name section_names[] = {
     {SECTION_VECTORS, "vectors"}, {SECTION_LINKS, "links"},   {SECTION_LEVELS, "levels"},
     {SECTION_UPPER, "upper links"}, {SECTION_LABELS, "ids"},  {SECTION_NORMS, "norms"},
-    {SECTION_BIRTHS, "births"},   {SECTION_DEATHS, "deaths"},
+    {SECTION_BIRTHS, "births"},   {SECTION_DEATHS, "deaths"}, {SECTION_TWINS, "twins"},
 };
 #define N_SECTION_NAMES (sizeof section_names / sizeof *section_names)
 
@@ -84,7 +85,7 @@ static vx_status save_view(const vx_index *index, const vx_view *view, const cha
         [FIELD_ENTRY] = atomic_load(&view->entry),
         [FIELD_SEQ] = atomic_load(&view->seq),
         [FIELD_N_DEAD] = atomic_load(&index->n_dead),
-        [FIELD_NEXT_LABEL] = (uint64_t)index->next_label,
+        [FIELD_NEXT_LABEL] = index->next_label,
     };
     struct plan plan = {.n = 0};
     put(&plan, SECTION_VECTORS, view->vectors, n * view->row_floats * sizeof(float));
@@ -99,6 +100,8 @@ static vx_status save_view(const vx_index *index, const vx_view *view, const cha
         put(&plan, SECTION_BIRTHS, (const void *)view->births, n * sizeof(uint64_t));
         put(&plan, SECTION_DEATHS, (const void *)view->deaths, n * sizeof(uint64_t));
     }
+    if (atomic_load(&view->any_twins))
+        put(&plan, SECTION_TWINS, (const void *)view->twins, n * sizeof(uint32_t));
     return vx_store_write(path, fields, sizeof fields, plan.sections, plan.n, err);
 }
 
@@ -143,7 +146,7 @@ static vx_status read_fields(const vx_store *store, uint64_t fields[N_FIELDS], v
         [FIELD_ENTRY] = {"entry point", 0, UINT64_MAX},
         [FIELD_SEQ] = {"sequence number", 0, UINT64_MAX - 1},
         [FIELD_N_DEAD] = {"number of replaced rows", 0, VX_MAX_ROWS},
-        [FIELD_NEXT_LABEL] = {"next id", 0, INT64_MAX},
+        [FIELD_NEXT_LABEL] = {"next id", 0, (uint64_t)INT64_MAX + 1},
     };
     for (int i = 0; i < N_FIELDS; i++)
         if (fields[i] < limits[i].least || fields[i] > limits[i].most)
@@ -178,6 +181,7 @@ static vx_status read_rows(vx_index *index, vx_store *store, const uint64_t *fie
 
     const bool has_dead = vx_store_find(store, SECTION_DEATHS, &(uint64_t){0});
     const bool has_labels = vx_store_find(store, SECTION_LABELS, &(uint64_t){0});
+    const bool has_twins = vx_store_find(store, SECTION_TWINS, &(uint64_t){0});
     const struct {
         uint32_t kind;
         bool wanted;
@@ -192,6 +196,7 @@ static vx_status read_rows(vx_index *index, vx_store *store, const uint64_t *fie
         {SECTION_NORMS, view->norms != NULL, view->norms, n * sizeof(float)},
         {SECTION_BIRTHS, has_dead, (void *)view->births, n * sizeof(uint64_t)},
         {SECTION_DEATHS, has_dead, (void *)view->deaths, n * sizeof(uint64_t)},
+        {SECTION_TWINS, has_twins, (void *)view->twins, n * sizeof(uint32_t)},
     };
     for (size_t i = 0; i < sizeof reads / sizeof *reads && st == VX_OK; i++)
         if (reads[i].wanted)
@@ -204,6 +209,7 @@ static vx_status read_rows(vx_index *index, vx_store *store, const uint64_t *fie
         for (uint64_t i = 0; i < n; i++)
             view->labels[i] = (vx_label)i;
     atomic_store(&view->any_dead, has_dead);
+    atomic_store(&view->any_twins, has_twins);
     return VX_OK;
 }
 
@@ -239,7 +245,7 @@ static vx_status map_labels(vx_index *index, vx_view *view, bool has_labels, vx_
     if (st == VX_OK && !has_labels)
         vx_labels_enter(&index->labels, view, 0, now.n, never_replaced, &twice);
     for (vx_slot slot = 0; st == VX_OK && has_labels && slot < now.n; slot++) {
-        if (view->labels[slot] < 0 || view->labels[slot] == INT64_MAX)
+        if (view->labels[slot] < 0)
             st = vx_fail(err, VX_E_FORMAT, "section ids: slot %u has id %lld", slot,
                          (long long)view->labels[slot]);
         else if (vx_view_sees(view, &now, slot))
@@ -268,7 +274,7 @@ static vx_status build(vx_index *index, vx_store *store, const uint64_t *fields,
     atomic_store(&view->seq, fields[FIELD_SEQ]);
     atomic_store(&view->n_rows, (uint32_t)n);
     atomic_store(&index->n_dead, fields[FIELD_N_DEAD]);
-    index->next_label = (vx_label)fields[FIELD_NEXT_LABEL];
+    index->next_label = fields[FIELD_NEXT_LABEL];
     st = map_labels(index, view, vx_store_find(store, SECTION_LABELS, &(uint64_t){0}), err);
     if (st != VX_OK)
         return st;
