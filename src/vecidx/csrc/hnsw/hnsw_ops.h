@@ -30,10 +30,11 @@ typedef struct vx_metric_ops {
 
     /* Best-first walk of one layer (Algorithm 2) with a pool of `ef`, from the
      * entries in ctx->pool, which are marked visited here.  Leaves the nearest
-     * found in ctx->pool, rising, and the visited set dirty.  Of each row the
-     * first `degree` links are read. */
+     * found in ctx->pool, rising, and the visited set dirty.  It ends when
+     * the nearest `window` are expanded (ef: all of them); of each row the first
+     * `degree` links are read. */
     void (*walk)(const float *query, const vx_view *view, uint32_t n, unsigned layer,
-                 size_t ef, uint32_t degree, vx_ctx *ctx);
+                 size_t ef, size_t window, uint32_t degree, vx_ctx *ctx);
 } vx_metric_ops;
 
 typedef struct vx_ops {

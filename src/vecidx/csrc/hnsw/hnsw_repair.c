@@ -161,7 +161,7 @@ void vx_reconnect(const vx_metric_ops *ops, const vx_view *view, uint32_t n, vx_
         ctx->pool[0] =
             vx_key_of(ops->pair(vector, vx_view_vector(view, entry), view->row_floats), entry);
         ctx->n_pool = 1;
-        ops->walk(vector, view, n, 0, RECONNECT_EF, view->M0, ctx);
+        ops->walk(vector, view, n, 0, RECONNECT_EF, RECONNECT_EF, view->M0, ctx);
         vx_ctx_forget(ctx);
         vx_slot owner = VX_NO_SLOT;
         for (size_t i = 0; i < ctx->n_pool && owner == VX_NO_SLOT; i++)

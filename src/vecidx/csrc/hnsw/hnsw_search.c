@@ -200,7 +200,8 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
             ops->descend(ctx->query, view, now->n, entry, (unsigned)(now->entry >> 32), 1);
         ctx->pool[0] = near;
         ctx->n_pool = 1;
-        ops->walk(ctx->query, view, now->n, 0, vx_graph_search_pool(now, ef, n_live), view->M0, ctx);
+        const size_t pool = vx_graph_search_pool(now, ef, n_live);
+        ops->walk(ctx->query, view, now->n, 0, pool, pool, view->M0, ctx);
         vx_ctx_forget(ctx);
         /* The pool rises by distance, so a candidate beyond the k-th distance
          * ends it; equal distances go on, for the tie rule. */
