@@ -269,7 +269,8 @@ class Index:
         -------
         dict
             ``count`` rows that a search may return; ``deleted`` rows replaced
-            and not yet removed; ``links`` on layer 0 and how many of them the
+            and not yet removed; ``duplicates`` rows equal to another, which
+            hang off it and have no links of their own; ``links`` on layer 0 and how many of them the
             pruning heuristic ``links_chosen``; ``rows_at_level``, a list: rows
             whose highest layer is 0, 1, ...
         """

@@ -130,8 +130,8 @@ typedef enum vx_on_conflict {
  *                and VX_E_NOMEM too, when those rows are in and stay
  *
  * VX_E_ARG, with err->row, before anything changes: a value that is NaN or
- * infinite or too large to square, a row without direction under VX_COSINE, a label that is negative or given twice in
- * the call.  VX_E_ARG: more than VX_MAX_ROWS rows.
+ * infinite or too large to square, a row without direction under VX_COSINE, a
+ * label that is negative or given twice in the call.  VX_E_ARG: more than VX_MAX_ROWS rows.
  *
  * The same rows in the same order and the same calls give the same graph,
  * whatever num_threads is. */
@@ -174,9 +174,10 @@ vx_status vx_index_contains(vx_index *index, const vx_label *labels, size_t n,
 /* Rows that a search may return. */
 uint64_t vx_index_count(const vx_index *index);
 
-/* Write up to `cap` labels of live rows, in the order they were added; returns
- * how many were written. */
-uint64_t vx_index_labels(vx_index *index, vx_label *out, uint64_t cap);
+/* Write up to `cap` labels of live rows, in the order they were added, and how
+ * many were written. */
+vx_status vx_index_labels(vx_index *index, vx_label *out, uint64_t cap, uint64_t *out_n,
+                          vx_error *err);
 
 #define VX_MAX_LEVELS 16
 

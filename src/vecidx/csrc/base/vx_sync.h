@@ -2,7 +2,7 @@
  *
  * Atomics are C11's <stdatomic.h> everywhere.
  *
- *   vx_mutex    _init _fini _lock _unlock, or static: VX_MUTEX_INIT
+ *   vx_mutex    _init _fini _lock _trylock _unlock, or static: VX_MUTEX_INIT
  *   vx_cond     _init _fini _wait _wait_ms _signal _broadcast, or VX_COND_INIT
  *   vx_rwlock   _init _fini _rdlock _rdunlock _wrlock _wrunlock
  *
@@ -39,7 +39,9 @@ typedef CONDITION_VARIABLE vx_cond;
 VX_INLINE void vx_mutex_init(vx_mutex *m) { InitializeSRWLock(m); }
 VX_INLINE void vx_mutex_fini(vx_mutex *m) { (void)m; }
 VX_INLINE void vx_mutex_lock(vx_mutex *m) { AcquireSRWLockExclusive(m); }
+VX_INLINE bool vx_mutex_trylock(vx_mutex *m) { return TryAcquireSRWLockExclusive(m) != 0; }
 VX_INLINE void vx_mutex_unlock(vx_mutex *m) { ReleaseSRWLockExclusive(m); }
+VX_INLINE void vx_sleep_ms(unsigned ms) { Sleep(ms); }
 
 VX_INLINE void vx_rwlock_init(vx_rwlock *l) { InitializeSRWLock(l); }
 VX_INLINE void vx_rwlock_fini(vx_rwlock *l) { (void)l; }
@@ -102,7 +104,13 @@ typedef pthread_cond_t vx_cond;
 VX_INLINE void vx_mutex_init(vx_mutex *m) { (void)pthread_mutex_init(m, NULL); }
 VX_INLINE void vx_mutex_fini(vx_mutex *m) { (void)pthread_mutex_destroy(m); }
 VX_INLINE void vx_mutex_lock(vx_mutex *m) { (void)pthread_mutex_lock(m); }
+VX_INLINE bool vx_mutex_trylock(vx_mutex *m) { return pthread_mutex_trylock(m) == 0; }
 VX_INLINE void vx_mutex_unlock(vx_mutex *m) { (void)pthread_mutex_unlock(m); }
+VX_INLINE void vx_sleep_ms(unsigned ms)
+{
+    const struct timespec wait = { ms / 1000, (long)(ms % 1000) * 1000000 };
+    (void)nanosleep(&wait, NULL);
+}
 
 VX_INLINE void vx_rwlock_init(vx_rwlock *l) { (void)pthread_rwlock_init(l, NULL); }
 VX_INLINE void vx_rwlock_fini(vx_rwlock *l) { (void)pthread_rwlock_destroy(l); }

@@ -7,12 +7,6 @@
 
 /* ---- hnsw_search.c ---------------------------------------------------- */
 
-/* Asked every few milliseconds of a long scan; true ends it, its results void. */
-typedef struct vx_halt {
-    bool (*asked)(void *arg);
-    void *arg;
-} vx_halt;
-
 /* The k rows nearest to ctx->query that the snapshot sees, into out_labels and
  * out_dists, nearest first, ties by label; padded where the snapshot holds
  * fewer.  `n_live` is how many rows it may

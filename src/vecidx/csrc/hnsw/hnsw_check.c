@@ -1,4 +1,6 @@
 /* hnsw_check.c - the big assert: what must hold for every row, said in words. */
+#include <string.h>
+
 #include "../base/vx_alloc.h"
 #include "../base/vx_status.h"
 #include "hnsw_algo.h"
@@ -68,19 +70,22 @@ static vx_status check_places(const vx_view *view, uint32_t n,
     if (upper != view->n_upper)
         return vx_fail(err, VX_E_STATE, "upper rows: %u in use, expected %llu", view->n_upper,
                        (unsigned long long)upper);
-    if ((vx_slot)entry >= n || entry >> 32 != top || view->levels[(vx_slot)entry] != top)
+    if ((vx_slot)entry >= n || entry >> 32 != top || view->levels[(vx_slot)entry] != top ||
+        vx_view_is_twin(view, (vx_slot)entry))
         return vx_fail(err, VX_E_STATE, "entry point: slot %u at layer %u, expected layer %u",
                        (vx_slot)entry, (unsigned)(entry >> 32), top);
     return VX_OK;
 }
 
-/* Follow the chain of rows equal to a node; all its rows count as reached. */
+/* Follow the chain of rows equal to a node: they are reached where it is. */
 static vx_status check_chain(const vx_view *view, uint32_t n, vx_slot node, uint32_t *seen,
                              uint64_t *n_chained, vx_error *err)
 {
     for (vx_slot slot = vx_view_next_twin(view, node); slot != VX_NO_SLOT;
          slot = vx_view_next_twin(view, slot)) {
-        if (slot >= n || !vx_view_is_twin(view, slot) || seen[slot] != 0)
+        if (slot >= n || !vx_view_is_twin(view, slot) || seen[slot] != 0 ||
+            memcmp(vx_view_vector(view, slot), vx_view_vector(view, node),
+                   view->row_floats * sizeof(float)) != 0)
             return vx_fail(err, VX_E_STATE, "slot %u: its chain of equal rows is broken at %u",
                            node, slot);
         seen[slot] = node + 1;
@@ -110,11 +115,18 @@ vx_status vx_graph_check(const vx_graph *graph, uint64_t *out_unreachable, vx_er
         for (unsigned layer = 0; layer <= view->levels[slot] && st == VX_OK; layer++)
             st = check_row(view, n, slot, layer, seen, err);
     if (st == VX_OK) {
-        vx_reach_from(&reach, view, n, (vx_slot)entry, (vx_slot)entry);
-        uint64_t n_chained = 0;
-        for (uint32_t i = 0; i < reach.n_reached && st == VX_OK; i++)
-            st = check_chain(view, n, reach.queue[i], seen, &n_chained, err);
-        *out_unreachable = n - reach.n_reached - n_chained;
+        vx_reach_from(&reach, view, n, (vx_slot)entry, (vx_slot)entry, NULL);
+        for (vx_slot slot = 0; slot < n && st == VX_OK; slot++) {
+            uint64_t n_chained = 0;
+            if (vx_view_is_twin(view, slot))
+                continue;
+            st = check_chain(view, n, slot, seen, &n_chained, err);
+            if (reach.parent[slot] == VX_NO_SLOT)
+                *out_unreachable += 1 + n_chained;
+        }
+        for (vx_slot slot = 0; slot < n && st == VX_OK; slot++)
+            if (vx_view_is_twin(view, slot) && seen[slot] == 0)
+                st = vx_fail(err, VX_E_STATE, "slot %u: marked as a twin, but in no chain", slot);
     }
     vx_reach_fini(&reach);
     vx_free(seen);

@@ -16,10 +16,9 @@ static vx_ctx *take_free(vx_graph *graph)
     ctx = vx_zalloc(1, sizeof *ctx);
     if (ctx == NULL)
         return NULL;
-    const vx_view *view = atomic_load(&graph->view);
     /* Sizes that depend on parameters only are taken here, once.  One row's worth
      * beyond VX_TOUCHED, and four more that a group of four may write. */
-    ctx->query = vx_zalloc(view->row_floats, sizeof *ctx->query);
+    ctx->query = vx_zalloc(graph->row_floats, sizeof *ctx->query);
     ctx->touched = vx_alloc(VX_TOUCHED + VX_MAX_ROW_LINKS + 4, sizeof *ctx->touched);
     ctx->dists = vx_alloc(VX_MAX_ROW_LINKS + 4, sizeof *ctx->dists);
     if (ctx->query == NULL || ctx->touched == NULL || ctx->dists == NULL) {
@@ -29,7 +28,7 @@ static vx_ctx *take_free(vx_graph *graph)
         vx_free(ctx);
         return NULL;
     }
-    atomic_init(&ctx->bytes, sizeof *ctx + view->row_floats * sizeof *ctx->query +
+    atomic_init(&ctx->bytes, sizeof *ctx + graph->row_floats * sizeof *ctx->query +
                                  (VX_TOUCHED + 2 * VX_MAX_ROW_LINKS) * sizeof *ctx->touched);
     atomic_init(&ctx->busy, true);
     ctx->next = atomic_load(&graph->contexts);

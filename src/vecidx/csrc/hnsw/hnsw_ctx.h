@@ -46,6 +46,18 @@ typedef struct vx_ctx {
     float *dists;        /* of one row's links                                  */
 } vx_ctx;
 
+/* Asked every few milliseconds of a long loop; true ends it, its results void.  A
+ * NULL vx_halt never does. */
+typedef struct vx_halt {
+    bool (*asked)(void *arg);
+    void *arg;
+} vx_halt;
+
+VX_INLINE bool vx_halt_asked(const vx_halt *halt)
+{
+    return halt != NULL && halt->asked(halt->arg);
+}
+
 /* Slots remembered for clearing the visited set; a walk that sees more clears
  * the whole bitset instead. */
 #define VX_TOUCHED 16384u

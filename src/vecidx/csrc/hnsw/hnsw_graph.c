@@ -140,6 +140,7 @@ vx_status vx_graph_init(vx_graph *graph, const vx_params *params, vx_error *err)
 {
     memset(graph, 0, sizeof *graph);
     graph->params = *params;
+    graph->row_floats = vx_round_up(params->dim, 16);
     vx_view *view = NULL;
     const vx_status st = new_view(params, params->capacity, 0, &view, err);
     if (st == VX_OK)
@@ -185,9 +186,16 @@ static vx_status commit(vx_view *view, uint64_t rows, uint64_t upper, vx_error *
 
 static void copy_rows(vx_view *to, const vx_view *from, uint32_t n)
 {
-    for (int i = 0; i < VX_N_PLANES; i++)
-        memcpy(to->planes[i].base, from->planes[i].base,
-               row_bytes(from, i) * (i == VX_PLANE_UPPER ? from->n_upper : n));
+    for (int i = 0; i < VX_N_PLANES; i++) {
+        const size_t bytes = row_bytes(from, i) * (i == VX_PLANE_UPPER ? from->n_upper : n);
+        /* Zero pages that were never touched stay so. */
+        const bool is_zero =
+            i == VX_PLANE_TWINS ? !atomic_load(&from->any_twins)
+                                : (i == VX_PLANE_BIRTHS || i == VX_PLANE_DEATHS) &&
+                                      !atomic_load(&from->any_dead);
+        if (bytes > 0 && !is_zero)
+            memcpy(to->planes[i].base, from->planes[i].base, bytes);
+    }
     to->n_upper = from->n_upper;
     atomic_init(&to->any_dead, atomic_load(&from->any_dead));
     atomic_init(&to->any_twins, atomic_load(&from->any_twins));

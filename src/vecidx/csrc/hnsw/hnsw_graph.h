@@ -95,6 +95,7 @@ typedef struct vx_view {
 
 typedef struct vx_graph {
     vx_params params;          /* fixed                                       */
+    size_t row_floats;         /* fixed; of every view                        */
     _Atomic(vx_view *) view;   /* never NULL                                  */
     uint64_t n_unproven;       /* rows added since vx_reconnect; writer       */
     vx_view *retired;          /* replaced views a reader may still use; writer */

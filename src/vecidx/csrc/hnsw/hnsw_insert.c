@@ -20,6 +20,7 @@
  *
  * A batch runs through these stages, parallel loops where not said otherwise:
  *
+ *   copies   rows that equal an earlier one of the batch stand aside (on the caller)
  *   search   each new row: descend, walk, compare with its batch, choose links
  *   twins    rows that equal a node are taken out (on the caller)
  *   scatter  links back -> 64 partitions by target row (on the caller)
@@ -40,6 +41,7 @@
 #include "../base/vx_pool.h"
 #include "../base/vx_rng.h"
 #include "../base/vx_status.h"
+#include "../base/vx_sync.h"
 #include "hnsw_algo.h"
 #include "hnsw_repair.h"
 
@@ -94,7 +96,8 @@ struct insert {
     /* Links back.  Row i of the batch writes its own at edges[at[i] ..]. */
     struct edge *edges, *by_part;
     uint32_t *at, *count;
-    vx_slot *twin_of; /* of each row of the batch, or VX_NO_SLOT              */
+    vx_slot *copy_of; /* of each row: the first of the batch it equals, or VX_NO_SLOT */
+    vx_slot *twin_of; /* of each row: the node it equals, or VX_NO_SLOT       */
     vx_slot *lost; /* for each edge, the row that lost a link for it         */
     size_t edge_room;
     uint32_t part_at[N_PARTS + 1];
@@ -132,7 +135,8 @@ static void offer_batch(const struct insert *in, vx_slot slot, unsigned layer, v
         if (layer == 0)
             in->ops->scan(vector, vx_view_vector(view, row), view->row_floats, n, dists);
         for (vx_slot i = 0; i < n; i++) {
-            if (row + i == slot || view->levels[row + i] < layer)
+            if (row + i == slot || view->levels[row + i] < layer ||
+                in->copy_of[row + i - in->begin] != VX_NO_SLOT)
                 continue;
             if (layer > 0)
                 dists[i] =
@@ -142,8 +146,44 @@ static void offer_batch(const struct insert *in, vx_slot slot, unsigned layer, v
     }
 }
 
-/* The node this row equals: in the graph, or earlier in the batch; VX_NO_SLOT if
- * there is none among the nearest found. */
+static uint64_t hash_row(const float *row, size_t row_floats)
+{
+    uint64_t hash = 0;
+    for (size_t i = 0; i < row_floats; i += 2) {
+        uint64_t word;
+        memcpy(&word, row + i, sizeof word);
+        hash = (hash ^ word) * 0x9E3779B97F4A7C15u;
+        hash ^= hash >> 32;
+    }
+    return hash;
+}
+
+static bool are_equal(const vx_view *view, vx_slot a, vx_slot b)
+{
+    return memcmp(vx_view_vector(view, a), vx_view_vector(view, b),
+                  view->row_floats * sizeof(float)) == 0;
+}
+
+/* Rows of the batch that equal an earlier one of it.  They take no part in the
+ * search: as candidates they would push all others out of the pool. */
+static void find_copies(struct insert *in)
+{
+    enum { PLACES = 4 * BATCH_ROWS };
+    vx_slot table[PLACES];
+    for (size_t i = 0; i < PLACES; i++)
+        table[i] = VX_NO_SLOT;
+    for (vx_slot slot = in->begin; slot < in->end; slot++) {
+        size_t at = hash_row(vx_view_vector(in->view, slot), in->view->row_floats) % PLACES;
+        while (table[at] != VX_NO_SLOT && !are_equal(in->view, table[at], slot))
+            at = (at + 1) % PLACES;
+        in->copy_of[slot - in->begin] = table[at];
+        if (table[at] == VX_NO_SLOT)
+            table[at] = slot;
+    }
+}
+
+/* The node of the graph this row equals; VX_NO_SLOT if there is none among the
+ * nearest found. */
 static vx_slot find_twin(const struct insert *in, vx_slot slot, const vx_ctx *ctx)
 {
     const vx_view *view = in->view;
@@ -153,8 +193,7 @@ static vx_slot find_twin(const struct insert *in, vx_slot slot, const vx_ctx *ct
     vx_slot twin = VX_NO_SLOT;
     for (size_t i = 0; i < ctx->n_pool && vx_key_dist(ctx->pool[i]) <= equal; i++) {
         const vx_slot other = vx_key_slot(ctx->pool[i]);
-        if (other < slot && other < twin &&
-            memcmp(vector, vx_view_vector(view, other), view->row_floats * sizeof *vector) == 0)
+        if (other < in->begin && other < twin && are_equal(view, other, slot))
             twin = other;
     }
     return twin;
@@ -168,6 +207,11 @@ static void link_row(struct insert *in, vx_slot slot, vx_ctx *ctx)
     const unsigned level = view->levels[slot];
     const bool has_graph = in->entry != VX_NO_ENTRY;
     const unsigned top = has_graph ? (unsigned)(in->entry >> 32) : 0;
+    vx_slot *twin = &in->twin_of[slot - in->begin];
+    in->count[slot - in->begin] = 0;
+    *twin = in->copy_of[slot - in->begin];
+    if (*twin != VX_NO_SLOT)
+        return;
     uint32_t n_edges = 0;
     struct edge *edges = in->edges + in->at[slot - in->begin];
 
@@ -187,7 +231,7 @@ static void link_row(struct insert *in, vx_slot slot, vx_ctx *ctx)
         }
         offer_batch(in, slot, layer, ctx);
         if (layer == 0)
-            in->twin_of[slot - in->begin] = find_twin(in, slot, ctx);
+            *twin = find_twin(in, slot, ctx);
 
         vx_row row;
         vx_row_select(in->ops, view, ctx->pool, ctx->n_pool, vx_view_row_links(view, layer), &row);
@@ -433,6 +477,7 @@ static vx_status run_batch(struct insert *in, uint64_t done, uint64_t total, vx_
     in->entry = atomic_load(&in->view->entry);
     if (!fit_edges(in))
         return VX_E_NOMEM;
+    find_copies(in);
     const vx_status st =
         vx_pool_run(in->end - in->begin, 1, &in->run, done, total, search_piece, in);
     if (st != VX_OK)
@@ -452,8 +497,10 @@ static vx_status prepare(struct insert *in, vx_slot first, vx_slot end, vx_reach
     in->contexts = vx_zalloc(in->n_contexts, sizeof *in->contexts);
     in->at = vx_alloc(BATCH_ROWS, sizeof *in->at);
     in->count = vx_alloc(BATCH_ROWS, sizeof *in->count);
+    in->copy_of = vx_alloc(BATCH_ROWS, sizeof *in->copy_of);
     in->twin_of = vx_alloc(BATCH_ROWS, sizeof *in->twin_of);
-    if (in->contexts == NULL || in->at == NULL || in->count == NULL || in->twin_of == NULL)
+    if (in->contexts == NULL || in->at == NULL || in->count == NULL || in->copy_of == NULL ||
+        in->twin_of == NULL)
         return vx_fail_nomem(err, "linking rows");
     for (unsigned i = 0; i < in->n_contexts; i++) {
         vx_view *view = NULL;
@@ -467,11 +514,10 @@ static vx_status prepare(struct insert *in, vx_slot first, vx_slot end, vx_reach
     if (end - first >= KEEP_DISTS_ROWS) {
         in->kept.row_links = in->view->M0;
         const size_t bytes = (size_t)end * in->kept.row_links * sizeof(float);
-        vx_status st = vx_plane_reserve(&in->kept.plane, bytes, err);
-        if (st == VX_OK)
-            st = vx_plane_commit(&in->kept.plane, bytes, err);
-        if (st != VX_OK)
-            return st;
+        /* Without room for them distances are computed again: slower, no more. */
+        if (vx_plane_reserve(&in->kept.plane, bytes, NULL) == VX_OK &&
+            vx_plane_commit(&in->kept.plane, bytes, NULL) != VX_OK)
+            vx_plane_free(&in->kept.plane);
     }
     return VX_OK;
 }
@@ -483,6 +529,7 @@ static void finish(struct insert *in)
     vx_free(in->contexts);
     vx_free(in->at);
     vx_free(in->count);
+    vx_free(in->copy_of);
     vx_free(in->twin_of);
     vx_free(in->edges);
     vx_free(in->by_part);
@@ -490,6 +537,24 @@ static void finish(struct insert *in)
     vx_free(in->suspects);
     vx_free(in->is_cut);
     vx_plane_free(&in->kept.plane);
+}
+
+/* Between two ticks of a long reconnect, as in vx_pool.c. */
+#define TICK_NS 20000000u
+
+struct asker {
+    const vx_run *run;
+    uint64_t last_tick, total;
+};
+
+static bool is_stopped(void *arg)
+{
+    struct asker *asker = arg;
+    if (asker->run->tick == NULL || vx_now_ns() - asker->last_tick < TICK_NS)
+        return false;
+    const bool stop = asker->run->tick(asker->run->tick_arg, asker->total, asker->total) != 0;
+    asker->last_tick = vx_now_ns();
+    return stop;
 }
 
 vx_status vx_graph_insert(vx_graph *graph, vx_slot end, const vx_run *run,
@@ -521,8 +586,13 @@ vx_status vx_graph_insert(vx_graph *graph, vx_slot end, const vx_run *run,
     graph->n_unproven += n - first;
     if (reach.parent != NULL && n > first && (st == VX_OK || n <= QUICK_ROWS)) {
         const vx_slot entry = (vx_slot)atomic_load(&in.view->entry);
-        vx_reconnect(in.ops, in.view, n, entry, &reach, in.contexts[0]);
-        graph->n_unproven = 0;
+        struct asker asker = {&in.run, vx_now_ns(), n - first};
+        const vx_halt halt = {is_stopped, &asker};
+        if (vx_reconnect(in.ops, in.view, n, entry, &reach, in.contexts[0],
+                         st == VX_OK ? &halt : NULL))
+            graph->n_unproven = 0;
+        else
+            st = vx_fail(err, VX_E_INTERRUPTED, "interrupted");
     }
     vx_reach_fini(&reach);
     finish(&in);

@@ -104,12 +104,18 @@ void vx_reach_fini(vx_reach *reach)
     reach->parent = reach->queue = NULL;
 }
 
-void vx_reach_from(vx_reach *reach, const vx_view *view, uint32_t n, vx_slot from, vx_slot parent)
+/* Rows between two questions whether to stop: some 5 ms. */
+#define HALT_ROWS 16384u
+
+bool vx_reach_from(vx_reach *reach, const vx_view *view, uint32_t n, vx_slot from, vx_slot parent,
+                   const vx_halt *halt)
 {
     uint32_t head = reach->n_reached, tail = head;
     reach->parent[from] = parent;
     reach->queue[tail++] = from;
     while (head < tail) {
+        if (head % HALT_ROWS == HALT_ROWS - 1 && vx_halt_asked(halt))
+            return false;
         const vx_slot here = reach->queue[head++];
         if (head < tail)
             VX_PREFETCH(vx_view_links(view, reach->queue[head], 0));
@@ -124,6 +130,7 @@ void vx_reach_from(vx_reach *reach, const vx_view *view, uint32_t n, vx_slot fro
         }
     }
     reach->n_reached = tail;
+    return true;
 }
 
 /* Link `owner` to `slot`, dropping no link that the tree uses.  False if every
@@ -149,13 +156,16 @@ static bool tie(const vx_metric_ops *ops, const vx_view *view, const vx_reach *r
 
 #define RECONNECT_EF 64u
 
-void vx_reconnect(const vx_metric_ops *ops, const vx_view *view, uint32_t n, vx_slot entry,
-                  vx_reach *reach, vx_ctx *ctx)
+bool vx_reconnect(const vx_metric_ops *ops, const vx_view *view, uint32_t n, vx_slot entry,
+                  vx_reach *reach, vx_ctx *ctx, const vx_halt *halt)
 {
-    vx_reach_from(reach, view, n, entry, entry);
+    if (!vx_reach_from(reach, view, n, entry, entry, halt))
+        return false;
     for (vx_slot slot = 0; slot < n && reach->n_reached < n; slot++) {
         if (reach->parent[slot] != VX_NO_SLOT || vx_view_is_twin(view, slot))
             continue;
+        if (vx_halt_asked(halt))
+            return false;
         /* From the entry on layer 0 itself, so that only reached rows are found. */
         const float *vector = vx_view_vector(view, slot);
         ctx->pool[0] =
@@ -171,7 +181,8 @@ void vx_reconnect(const vx_metric_ops *ops, const vx_view *view, uint32_t n, vx_
         for (uint32_t i = 0; i < reach->n_reached && owner == VX_NO_SLOT; i++)
             if (tie(ops, view, reach, reach->queue[i], slot))
                 owner = reach->queue[i];
-        if (owner != VX_NO_SLOT)
-            vx_reach_from(reach, view, n, slot, owner);
+        if (owner != VX_NO_SLOT && !vx_reach_from(reach, view, n, slot, owner, halt))
+            return false;
     }
+    return true;
 }

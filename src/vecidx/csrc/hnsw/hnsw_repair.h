@@ -35,11 +35,14 @@ typedef struct vx_reach {
 bool vx_reach_init(vx_reach *reach, uint32_t n); /* false: no memory */
 void vx_reach_fini(vx_reach *reach);
 
-/* Breadth first over layer 0 from `from`, which is reached by `parent`. */
-void vx_reach_from(vx_reach *reach, const vx_view *view, uint32_t n, vx_slot from, vx_slot parent);
+/* Breadth first over layer 0 from `from`, which is reached by `parent`; false if
+ * halted. */
+bool vx_reach_from(vx_reach *reach, const vx_view *view, uint32_t n, vx_slot from, vx_slot parent,
+                   const vx_halt *halt);
 
-/* Give every node among the n rows a path from the entry.  Writer only. */
-void vx_reconnect(const vx_metric_ops *ops, const vx_view *view, uint32_t n, vx_slot entry,
-                  vx_reach *reach, vx_ctx *ctx);
+/* Give every node among the n rows a path from the entry; false if halted on the
+ * way, which leaves a valid graph.  Writer only. */
+bool vx_reconnect(const vx_metric_ops *ops, const vx_view *view, uint32_t n, vx_slot entry,
+                  vx_reach *reach, vx_ctx *ctx, const vx_halt *halt);
 
 #endif

@@ -128,7 +128,7 @@ void vx_graph_scan(const vx_graph *graph, const vx_view *view, const vx_snapshot
         best[q] = (struct best){out_labels + q * k, out_dists + q * k, 0, k};
 
     for (uint32_t row = 0; row < now->n; row += SCAN_ROWS) {
-        if (row % HALT_ROWS == 0 && row > 0 && halt != NULL && halt->asked(halt->arg))
+        if (row % HALT_ROWS == 0 && row > 0 && vx_halt_asked(halt))
             return;
         const uint32_t n = now->n - row < SCAN_ROWS ? now->n - row : SCAN_ROWS;
         for (size_t q = 0; q < n_queries; q++) {
@@ -157,17 +157,21 @@ void vx_graph_scan(const vx_graph *graph, const vx_view *view, const vx_snapshot
 
 /* Offer a node and, until there is no place left for more, the rows equal to it. */
 static void offer_with_twins(struct best *best, const vx_view *view, const vx_snapshot *now,
-                             vx_slot node, float dist)
+                             const vx_halt *halt, vx_slot node, float dist)
 {
+    uint32_t steps = 0;
     if (vx_view_sees(view, now, node))
         offer(best, dist, view->labels[node]);
     if (!atomic_load_explicit(&view->any_twins, memory_order_relaxed))
         return;
     for (vx_slot slot = vx_view_next_twin(view, node);
-         slot < VX_MAX_ROWS && (best->n < best->k || dist < best->dists[best->k - 1]);
-         slot = vx_view_next_twin(view, slot))
+         slot < view->capacity && (best->n < best->k || dist < best->dists[best->k - 1]);
+         slot = vx_view_next_twin(view, slot)) {
+        if (++steps % HALT_ROWS == 0 && vx_halt_asked(halt))
+            return;
         if (vx_view_sees(view, now, slot))
             offer(best, dist, view->labels[slot]);
+    }
 }
 
 /* ---- walk ---------------------------------------------------------------- */
@@ -209,7 +213,7 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
             const float dist = vx_key_dist(ctx->pool[i]);
             if (best.n == k && dist > best.dists[k - 1])
                 break;
-            offer_with_twins(&best, view, now, vx_key_slot(ctx->pool[i]), dist);
+            offer_with_twins(&best, view, now, halt, vx_key_slot(ctx->pool[i]), dist);
         }
         if (best.n == k)
             return;

@@ -175,7 +175,7 @@ void vx_row_load(const vx_metric_ops *ops, const vx_view *view, vx_slot owner, u
     row->n_chosen = row->n = 0;
     for (uint32_t i = 0; i < cap; i++) {
         const uint32_t link = atomic_load_explicit(&links[i], memory_order_relaxed);
-        if (link == VX_PAD)
+        if (link >= VX_TWIN)
             break;
         row->slots[row->n++] = link & VX_SLOT_BITS;
         row->n_chosen += (link & VX_FILLER) == 0;

@@ -184,6 +184,14 @@ static int tick_before_start(void *arg, uint64_t done, uint64_t total)
     return run->tick(run->tick_arg, 0, total);
 }
 
+/* A pass over n rows of the input, before any row is in. */
+static vx_status pass_rows(struct add *add, size_t n, const vx_run *run, vx_pool_fn fn)
+{
+    vx_run given = run != NULL ? *run : (vx_run){0, NULL, NULL};
+    const vx_run before = {given.num_threads, given.tick != NULL ? tick_before_start : NULL, &given};
+    return vx_pool_run(n, pass_grain(add->dim), &before, 0, add->n, fn, add);
+}
+
 static vx_status inspect_rows(struct add *add, const vx_run *run, vx_error *err)
 {
     atomic_init(&add->bad_row, SIZE_MAX);
@@ -192,10 +200,7 @@ static vx_status inspect_rows(struct add *add, const vx_run *run, vx_error *err)
         if (add->norms == NULL)
             return vx_fail_nomem(err, "adding rows");
     }
-    vx_run given = run != NULL ? *run : (vx_run){0, NULL, NULL};
-    const vx_run before = {given.num_threads, given.tick != NULL ? tick_before_start : NULL, &given};
-    const vx_status st =
-        vx_pool_run(add->n, pass_grain(add->dim), &before, 0, add->n, inspect_piece, add);
+    const vx_status st = pass_rows(add, add->n, run, inspect_piece);
     if (st != VX_OK)
         return vx_fail(err, st, "interrupted");
     const size_t bad = atomic_load(&add->bad_row);
@@ -336,12 +341,14 @@ struct take_over {
     vx_index *index;
     vx_view *view;
     uint64_t seq; /* from which the new rows count */
+    uint64_t n_replaced;
 };
 
 static void replace(void *arg, vx_slot old_slot, vx_slot new_slot)
 {
-    const struct take_over *to = arg;
+    struct take_over *to = arg;
     atomic_fetch_add(&to->index->n_dead, 1);
+    to->n_replaced++;
     atomic_store_explicit(&to->view->any_dead, true, memory_order_relaxed);
     atomic_store_explicit(&to->view->births[new_slot], to->seq, memory_order_relaxed);
     atomic_store_explicit(&to->view->deaths[old_slot], to->seq, memory_order_relaxed);
@@ -351,8 +358,9 @@ static void replace(void *arg, vx_slot old_slot, vx_slot new_slot)
 static void take_over(void *arg, vx_view *view, vx_slot begin, vx_slot end)
 {
     vx_index *index = arg;
-    struct take_over to = {index, view, atomic_load(&view->seq) + 1};
+    struct take_over to = {index, view, atomic_load(&view->seq) + 1, 0};
     vx_labels_enter(&index->labels, view, begin, end, replace, &to);
+    atomic_fetch_add(&index->n_live, end - begin - to.n_replaced);
     for (vx_slot slot = begin; slot < end; slot++)
         if ((uint64_t)view->labels[slot] >= index->next_label)
             index->next_label = (uint64_t)view->labels[slot] + 1;
@@ -362,14 +370,30 @@ static vx_status link_rows(struct add *add, const vx_run *run, vx_error *err)
 {
     vx_graph *graph = &add->index->graph;
     const vx_slot end = add->first + (vx_slot)add->n_taken;
-    const vx_run quiet = {run != NULL ? run->num_threads : 0, NULL, NULL};
-    vx_pool_run(add->n_taken, pass_grain(add->dim), &quiet, 0, 0, copy_piece, add);
+    const vx_status copied = pass_rows(add, add->n_taken, run, copy_piece);
+    if (copied != VX_OK) /* the slots written are not published: nothing changed */
+        return vx_fail(err, copied, "interrupted");
     vx_graph_place_rows(graph, add->view, add->first, end);
     const vx_status st = vx_graph_insert(graph, end, run, take_over, add->index, err);
     const uint32_t n = atomic_load(&add->view->n_rows);
     if (n < end) /* give back what the rows left out had */
         add->view->n_upper = add->view->upper_at[n];
     return st;
+}
+
+/* Wait for other writers, ticking; false if a tick says stop. */
+static bool lock_writer(vx_index *index, const vx_run *run)
+{
+    if (run == NULL || run->tick == NULL) {
+        vx_mutex_lock(&index->writer);
+        return true;
+    }
+    for (unsigned waited_ms = 0; !vx_mutex_trylock(&index->writer); waited_ms++) {
+        if (waited_ms % 20 == 19 && run->tick(run->tick_arg, 0, 0) != 0)
+            return false;
+        vx_sleep_ms(1);
+    }
+    return true;
 }
 
 vx_status vx_index_add(vx_index *index, const float *rows, size_t n, const vx_label *labels,
@@ -387,7 +411,8 @@ vx_status vx_index_add(vx_index *index, const float *rows, size_t n, const vx_la
         return vx_fail(err, VX_E_ARG, "vectors: an index holds at most %u rows, got %zu",
                        VX_MAX_ROWS, n);
 
-    vx_mutex_lock(&index->writer);
+    if (!lock_writer(index, run))
+        return vx_fail(err, VX_E_INTERRUPTED, "interrupted");
     add.view = atomic_load(&index->graph.view);
     add.first = atomic_load(&add.view->n_rows);
     vx_status st = inspect_rows(&add, run, err);
@@ -431,12 +456,6 @@ static vx_ctx *open_labels(vx_index *index, vx_view **out_view)
     }
 }
 
-static void close_labels(vx_index *index, vx_ctx *ctx)
-{
-    vx_rwlock_rdunlock(&index->labels.lock);
-    vx_ctx_release(ctx);
-}
-
 vx_status vx_index_get(vx_index *index, const vx_label *labels, size_t n, float *out_rows,
                        vx_error *err)
 {
@@ -444,20 +463,24 @@ vx_status vx_index_get(vx_index *index, const vx_label *labels, size_t n, float 
     vx_ctx *ctx = open_labels(index, &view);
     if (ctx == NULL)
         return vx_fail_nomem(err, "reading rows");
+    /* Slots under the lock, rows after it: the pinned view keeps them. */
     const size_t dim = index->graph.params.dim;
-    vx_status st = vx_ok(err);
+    vx_slot *slots = vx_alloc(n, sizeof *slots);
+    vx_status st = slots != NULL ? vx_ok(err) : vx_fail_nomem(err, "reading rows");
     for (size_t i = 0; i < n && st == VX_OK; i++) {
-        const vx_slot slot = vx_labels_find(&index->labels, view, labels[i]);
-        if (slot == VX_NO_SLOT) {
+        slots[i] = vx_labels_find(&index->labels, view, labels[i]);
+        if (slots[i] == VX_NO_SLOT)
             st = refuse_label(err, VX_E_LABEL, i, labels[i], "which is not in the index");
-            break;
-        }
-        const float *vector = vx_view_vector(view, slot);
-        const float norm = view->norms != NULL ? view->norms[slot] : 1;
+    }
+    vx_rwlock_rdunlock(&index->labels.lock);
+    for (size_t i = 0; i < n && st == VX_OK; i++) {
+        const float *vector = vx_view_vector(view, slots[i]);
+        const float norm = view->norms != NULL ? view->norms[slots[i]] : 1;
         for (size_t j = 0; j < dim; j++)
             out_rows[i * dim + j] = vector[j] * norm;
     }
-    close_labels(index, ctx);
+    vx_free(slots);
+    vx_ctx_release(ctx);
     return st;
 }
 
@@ -470,32 +493,28 @@ vx_status vx_index_contains(vx_index *index, const vx_label *labels, size_t n, u
         return vx_fail_nomem(err, "looking up ids");
     for (size_t i = 0; i < n; i++)
         out_found[i] = vx_labels_find(&index->labels, view, labels[i]) != VX_NO_SLOT;
-    close_labels(index, ctx);
+    vx_rwlock_rdunlock(&index->labels.lock);
+    vx_ctx_release(ctx);
     return vx_ok(err);
 }
 
-uint64_t vx_index_count(const vx_index *index)
-{
-    /* Dead rows first: they are counted before the rows that replace them. */
-    const uint64_t n_dead = atomic_load(&index->n_dead);
-    const vx_view *view = atomic_load(&index->graph.view);
-    const uint64_t n = atomic_load(&view->n_rows);
-    return n > n_dead ? n - n_dead : 0;
-}
+uint64_t vx_index_count(const vx_index *index) { return atomic_load(&index->n_live); }
 
-uint64_t vx_index_labels(vx_index *index, vx_label *out, uint64_t cap)
+vx_status vx_index_labels(vx_index *index, vx_label *out, uint64_t cap, uint64_t *out_n,
+                          vx_error *err)
 {
     vx_view *view = NULL;
     vx_ctx *ctx = vx_ctx_take(&index->graph, &view);
     if (ctx == NULL)
-        return 0;
+        return vx_fail_nomem(err, "reading ids");
     const vx_snapshot now = vx_view_snapshot(view);
     uint64_t n = 0;
     for (vx_slot slot = 0; slot < now.n && n < cap; slot++)
         if (vx_view_sees(view, &now, slot))
             out[n++] = view->labels[slot];
     vx_ctx_release(ctx);
-    return n;
+    *out_n = n;
+    return vx_ok(err);
 }
 
 /* ---- reports -------------------------------------------------------------------- */

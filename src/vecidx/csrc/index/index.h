@@ -11,6 +11,7 @@ struct vx_index {
     vx_mutex writer;          /* held by add, save and check                    */
     vx_labels labels;         /* label -> slot; has its own lock                */
     uint64_t next_label;      /* under `writer`: 1 + the highest label ever     */
+    _Atomic uint64_t n_live;  /* rows a search may return                       */
     _Atomic uint64_t n_dead;  /* rows replaced; raised before they are          */
 };
 

@@ -144,7 +144,7 @@ static vx_status read_fields(const vx_store *store, uint64_t fields[N_FIELDS], v
         [FIELD_N_ROWS] = {"number of rows", 0, VX_MAX_ROWS},
         [FIELD_N_UPPER] = {"number of upper link rows", 0, VX_MAX_ROWS},
         [FIELD_ENTRY] = {"entry point", 0, UINT64_MAX},
-        [FIELD_SEQ] = {"sequence number", 0, UINT64_MAX - 1},
+        [FIELD_SEQ] = {"sequence number", 0, UINT64_MAX >> 2},
         [FIELD_N_DEAD] = {"number of replaced rows", 0, VX_MAX_ROWS},
         [FIELD_NEXT_LABEL] = {"next id", 0, (uint64_t)INT64_MAX + 1},
     };
@@ -230,6 +230,21 @@ static vx_status place_rows(vx_view *view, const uint64_t *fields, vx_error *err
     return VX_OK;
 }
 
+/* A row is born, and dies, no later than now, and in that order. */
+static vx_status check_ages(const vx_view *view, const uint64_t *fields, vx_error *err)
+{
+    for (uint64_t slot = 0; slot < fields[FIELD_N_ROWS]; slot++) {
+        const uint64_t birth = atomic_load(&view->births[slot]);
+        const uint64_t death = atomic_load(&view->deaths[slot]);
+        if (birth > fields[FIELD_SEQ] || death > fields[FIELD_SEQ] ||
+            (death != 0 && birth >= death))
+            return vx_fail(err, VX_E_FORMAT, "section deaths: slot %llu has birth %llu, death %llu",
+                           (unsigned long long)slot, (unsigned long long)birth,
+                           (unsigned long long)death);
+    }
+    return VX_OK;
+}
+
 static void never_replaced(void *arg, vx_slot old_slot, vx_slot new_slot)
 {
     (void)old_slot, (void)new_slot;
@@ -263,6 +278,8 @@ static vx_status build(vx_index *index, vx_store *store, const uint64_t *fields,
     vx_view *view = atomic_load(&index->graph.view);
     if (st == VX_OK)
         st = place_rows(view, fields, err);
+    if (st == VX_OK && atomic_load(&view->any_dead))
+        st = check_ages(view, fields, err);
     if (st != VX_OK)
         return st;
     const uint64_t n = fields[FIELD_N_ROWS], entry = fields[FIELD_ENTRY];
@@ -273,7 +290,10 @@ static vx_status build(vx_index *index, vx_store *store, const uint64_t *fields,
     atomic_store(&view->entry, entry);
     atomic_store(&view->seq, fields[FIELD_SEQ]);
     atomic_store(&view->n_rows, (uint32_t)n);
+    if (fields[FIELD_N_DEAD] > n)
+        return refuse(err, "number of replaced rows", fields[FIELD_N_DEAD]);
     atomic_store(&index->n_dead, fields[FIELD_N_DEAD]);
+    atomic_store(&index->n_live, n - fields[FIELD_N_DEAD]);
     index->next_label = fields[FIELD_NEXT_LABEL];
     st = map_labels(index, view, vx_store_find(store, SECTION_LABELS, &(uint64_t){0}), err);
     if (st != VX_OK)
@@ -286,6 +306,8 @@ static vx_status build(vx_index *index, vx_store *store, const uint64_t *fields,
         return vx_fail(err, VX_E_FORMAT, "damaged: %s", why.text);
     if (st != VX_OK && err != NULL)
         *err = why;
+    if (st == VX_OK && check.n_unreachable > 0)
+        index->graph.n_unproven = n; /* the next add ties them in */
     return st;
 }
 

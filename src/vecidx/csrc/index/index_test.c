@@ -78,7 +78,7 @@ size_t vx_test_links(vx_index *index, vx_label label, vx_label *out, size_t cap,
     const vx_link *links = vx_view_links(view, slot, 0);
     for (uint32_t i = 0; i < view->M0 && n < cap; i++) {
         const uint32_t link = atomic_load_explicit(&links[i], memory_order_relaxed);
-        if (link == VX_PAD)
+        if (link >= VX_TWIN)
             break;
         out[n++] = view->labels[link & VX_SLOT_BITS];
         *out_chosen += (link & VX_FILLER) == 0;
