@@ -24,7 +24,7 @@ C_HEADERS := $(wildcard $(CSRC)/*.h $(CSRC)/*/*.h)
 C_SOURCES := $(wildcard $(CSRC)/*/*.c)
 C_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*.c))
 PACKAGE := setup.py pyproject.toml $(C_HEADERS) $(C_SOURCES) $(wildcard src/vecidx/*.py* \
-	src/vecidx/*/*.py src/vecidx/py.typed) README.md
+	src/vecidx/*.pxd src/vecidx/py.typed) README.md
 
 # The packages of an extra in pyproject.toml.
 extra = $$($(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', \
@@ -53,6 +53,20 @@ $(VENV)/.installed: $(VENV)/.made $(PACKAGE)
 $(VENV)/.extra-%: $(VENV)/.made pyproject.toml
 	$(PIP) install --prefer-binary $(call extra,$*)
 	@touch $@
+
+# The tests need pytest; those that need another package are skipped where it has no
+# wheel.  What is missing is tried again next time.
+$(VENV)/.extra-test: $(VENV)/.made pyproject.toml
+	$(PIP) install --prefer-binary pytest
+	@missing=0; for package in $(call extra,test); do \
+	$(PIP) install --only-binary :all: "$$package" || { missing=1; \
+	echo "$(if $(filter 1,$(VECIDX_STRICT)),FAILED,SKIPPED): no wheel of $$package" >&2; }; done; \
+	if [ $$missing = 0 ]; then touch $@; else [ "$(VECIDX_STRICT)" != 1 ]; fi
+
+# The demo does without.
+$(VENV)/.extra-progress: $(VENV)/.made pyproject.toml
+	@if $(PIP) install --prefer-binary $(call extra,progress); then touch $@; \
+	else echo "SKIPPED: no tqdm, and so no progress bar" >&2; fi
 
 # ---- using it ------------------------------------------------------------------
 

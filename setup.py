@@ -32,7 +32,9 @@ ISA_FLAGS = {
     "hnsw_walk_avx512.c": (AVX512, ["/arch:AVX512"]),
     "hnsw_walk_avx512vnni.c": ([*AVX512, "-mavx512vnni"], ["/arch:AVX512"]),
 }
-IS_X86 = sysconfig.get_platform().endswith(("x86_64", "amd64"))
+PLATFORM = sysconfig.get_platform()
+IS_UNIVERSAL2 = PLATFORM.startswith("macosx") and "universal2" in PLATFORM
+IS_X86 = PLATFORM.endswith(("x86_64", "amd64")) or IS_UNIVERSAL2
 
 UNIX_FLAGS = ["-std=c11", "-O3", "-g", "-fno-omit-frame-pointer", "-fvisibility=hidden",
               "-ffp-contract=off", "-pthread", "-Wall", "-Wextra"]
@@ -42,6 +44,9 @@ MSVC_FLAGS = ["/std:c11", "/experimental:c11atomics", "/O2", "/fp:precise", "/W3
 def flags_of(source, msvc):
     """What one C file of ours is compiled with, the macros aside."""
     unix_isa, msvc_isa = ISA_FLAGS.get(os.path.basename(source), ([], [])) if IS_X86 else ([], [])
+    if IS_UNIVERSAL2:
+        # One compiler run makes both halves of the object: these are for one of them.
+        unix_isa = [word for flag in unix_isa for word in ("-Xarch_x86_64", flag)]
     return MSVC_FLAGS + msvc_isa if msvc else UNIX_FLAGS + unix_isa
 
 

@@ -1,4 +1,7 @@
-"""Fixtures: seeds, the repository's sample, the large sets where they are."""
+"""Fixtures: seeds, the repository's sample, the large sets where they are.
+
+With VECIDX_STRICT=1 a skip because a package is missing is an error.
+"""
 
 import os
 from pathlib import Path
@@ -17,6 +20,26 @@ except ImportError:                      # test_index_properties.py skips itself
 else:
     settings.register_profile("vecidx", deadline=None, derandomize=True, print_blob=False)
     settings.load_profile("vecidx")
+
+
+def _strict(report):
+    """Make an error of a skip that importorskip made; other skips stay what they are."""
+    if os.environ.get("VECIDX_STRICT") == "1" and report.outcome == "skipped":
+        why = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+        if "could not import" in why:
+            report.outcome = "failed"
+            report.longrepr = f"VECIDX_STRICT=1: {why}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    return _strict((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    return _strict((yield))
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
 import vecidx
-from helpers import SAMPLE
+from helpers import SAMPLE, damaged_archives
 from vecidx import cli
 from vecidx.demo import best_match
 
@@ -134,6 +133,11 @@ def test_errors_are_one_line_and_exit_2(run, built, vectors, tmp_path):
     fails(run("build", vectors, "-o", tmp_path / "x", "--M", 1), "M: expected 2 to 127, got 1")
     fails(run("build", vectors, "-o", tmp_path / "x", "--metric", "euclid"), "invalid choice")
     fails(run("bench", vectors, "--ef", "10,x"), "--ef: expected numbers")
+    for words in (["info", built], ["verify", built]):
+        fails(run(*words, "--threads", 1), "unrecognized arguments: --threads")
+        fails(run(*words, "--quiet"), "unrecognized arguments: --quiet")
+    fails(run("search", built, vectors, "--quiet"), "unrecognized arguments: --quiet")
+    fails(run("info", built, "--key", "a"), "--key is for vector files")
     fails(run("search", built, vectors, "-k", 0), "expected 1 or more")
     fails(run("search", built, vectors, "-k", "two"), "invalid")
     fails(run("frob"), "invalid choice")
@@ -142,6 +146,8 @@ def test_errors_are_one_line_and_exit_2(run, built, vectors, tmp_path):
     fails(run("build", tmp_path / "nan.npy", "-o", tmp_path / "x"), "row 0")
     np.save(tmp_path / "narrow.npy", np.ones((3, 4)))
     fails(run("search", built, tmp_path / "narrow.npy"), "4 columns")
+    fails(run("bench", vectors, "--queries", tmp_path / "narrow.npy"),
+          f"narrow.npy: 4 columns; {vectors} has 16")
     damaged = bytearray(built.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     (tmp_path / "damaged.vidx").write_bytes(damaged)
@@ -181,6 +187,17 @@ def test_demo_without_its_file_or_words(run, tmp_path, vectors):
     fails(run("demo", "--data", SAMPLE, "--query", "qqqq zzzz"), "no sense in the sample")
 
 
+def test_damaged_archives_are_one_line_and_exit_2(run, tmp_path):
+    """A member that does not inflate, or is encrypted, used to end in a traceback."""
+    whole = SAMPLE.read_bytes()
+    for path, data in damaged_archives(whole, tmp_path):
+        path.write_bytes(data)
+        fails(run("demo", "--data", path), f"{path}: not the demo's sample")
+        fails(run("build", path, "-o", tmp_path / "x", "--key", "rows"),
+              f"{path}: not a readable .npz file")
+    assert not (tmp_path / "x").exists()
+
+
 def test_best_match_prefers_the_word_itself():
     texts = ["guitar pick: a thin plate", "guitar: a stringed instrument",
              "guitarist: a musician who plays the guitar", "lyre, harp: a stringed guitar"]
@@ -203,14 +220,28 @@ def test_python_dash_m(vectors, tmp_path):
     assert done.returncode == 2 and done.stderr.count("\n") == 1
 
 
+# The command line in a process that says on stdout when an add is under way.
+SAYS_WHEN_ADDING = """
+import sys
+from vecidx import Index, cli
+add, said = Index.add, []
+def report(done, total):
+    if not said:
+        said.append(print("adding", flush=True))
+Index.add = lambda self, rows, progress: add(self, rows, progress=report)
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals")
 def test_ctrl_c_is_130_and_writes_no_index(tmp_path):
     np.save(tmp_path / "big.npy",
             np.random.default_rng(0).standard_normal((60_000, 256), dtype=np.float32))
     process = subprocess.Popen(
-        command("build", tmp_path / "big.npy", "-o", tmp_path / "x", "--ef-construction", 800),
+        [sys.executable, "-c", SAYS_WHEN_ADDING, "build", tmp_path / "big.npy",
+         "-o", tmp_path / "x", "--ef-construction", "800"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(1.5)
+    assert process.stdout.readline() == "adding\n"
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 130 and err.strip() == "vecidx: interrupted"

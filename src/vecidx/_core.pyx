@@ -60,6 +60,15 @@ cdef class _Tick:
     cdef object progress    # a callable taking (done, total), or None
     cdef object error       # the exception that stopped the call, or None
 
+    cdef int reraise(self) except -1:
+        """Raise what stopped the call."""
+        if self.error is not None:
+            raise self.error
+        # A tick that forked: the child has none of the threads that were at work.
+        raise VecidxError(
+            "stopped: the process forked inside this call (in its progress callable or a "
+            "signal handler?), and only the parent can finish it")
+
 
 cdef int _on_tick(void *arg, uint64_t done, uint64_t total) noexcept with gil:
     """Stop the call (1) on a pending signal or an exception of the progress callable."""
@@ -93,7 +102,8 @@ cdef class CoreIndex:
         self._writers = set()
 
     def __dealloc__(self):
-        vx_index_free(self._index)     # NULL is fine
+        with nogil:                    # giving back gigabytes takes its time
+            vx_index_free(self._index)     # NULL is fine
 
     @staticmethod
     def create(uint32_t dim, uint32_t metric, uint32_t M, uint32_t ef_construction,
@@ -169,7 +179,7 @@ cdef class CoreIndex:
             return
         try:
             if status == VX_E_INTERRUPTED:
-                raise tick.error
+                tick.reraise()
             raise_status(&err, None, ValueError)
         except BaseException as exc:
             if status == VX_E_INTERRUPTED or status == VX_E_NOMEM:
@@ -207,7 +217,7 @@ cdef class CoreIndex:
         if status == VX_OK:
             return 0
         if status == VX_E_INTERRUPTED:
-            raise tick.error
+            tick.reraise()
         return raise_status(&err)
 
     def get(self, const int64_t[::1] labels not None, float[:, ::1] out_rows not None):
@@ -239,11 +249,16 @@ cdef class CoreIndex:
 
     def labels(self, int64_t[::1] out not None):
         """Fill `out` with the ids of live rows; how many were written."""
-        cdef uint64_t cap = out.shape[0], n
+        cdef:
+            uint64_t cap = out.shape[0], n = 0
+            vx_error err
+            vx_status status
         if cap == 0:
             return 0
         with nogil:
-            n = vx_index_labels(self._index, &out[0], cap)
+            status = vx_index_labels(self._index, &out[0], cap, &n, &err)
+        if status != VX_OK:
+            raise_status(&err)
         return n
 
     def stats(self):

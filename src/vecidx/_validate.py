@@ -132,10 +132,10 @@ def _to_int64(array, name):
         with np.errstate(invalid="ignore"):
             _refuse_first(array != np.floor(array), array, name,
                           "is not an integer")               # NaN differs from itself
-        # Above 2**53 (2**24 for float32) neighbours share one float: the id
-        # that was meant can no longer be told.
-        limit = 2.0 ** (np.finfo(array.dtype).nmant + 1)
-        _refuse_first(np.abs(array) > limit, array, name,
+        # From 2**53 on (2**24 for float32) neighbours share one float, 2**53
+        # itself with 2**53 + 1: the id that was meant can no longer be told.
+        limit = min(2.0 ** (np.finfo(array.dtype).nmant + 1), 2.0 ** 63)
+        _refuse_first(np.abs(array) >= limit, array, name,
                       f"is too large to be an exact integer as {array.dtype}; pass int64")
         return array.astype(INT64)
     if kind == "b":

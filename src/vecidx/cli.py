@@ -115,6 +115,9 @@ def info_command(args):
                       "queries": None if file.queries is None else len(file.queries),
                       "truth": None if file.truth is None else file.truth.shape[1]}
     else:
+        if args.key is not None:
+            raise ReaderError(f"{args.file}: --key is for vector files, and its suffix is not "
+                              f"one of theirs ({' '.join(SUFFIXES)})")
         index = vecidx.load(args.file)
         report = {"file": args.file, "kind": "index", "rows": len(index), "dim": index.dim,
                   "metric": index.metric, "dtype": str(index.dtype), "M": index.M,
@@ -140,6 +143,9 @@ def bench_command(args):
         queries, truth, n_rows = file.queries, file.truth, len(file)
         if args.queries:
             with open_vectors(args.queries) as other:
+                if other.dim != file.dim:
+                    raise ReaderError(f"{args.queries}: {other.dim} columns; {args.data} "
+                                      f"has {file.dim}")
                 queries, truth = other.read(), None
         elif queries is None:
             held = min(HELD_OUT, max(1, n_rows // 10))
@@ -334,18 +340,24 @@ vector files: .npy .npz .fvecs .bvecs .ivecs, .hdf5 (needs h5py), .parquet (need
             epilog="example:\n  " + example)
         sub.set_defaults(command=function)
         sub.add_argument("--json", action="store_true", help="print one JSON object")
-        sub.add_argument("--quiet", action="store_true", help="no progress bar")
+        return sub
+
+    def thread_option(sub):
         sub.add_argument("--threads", type=_positive, metavar="N",
                          help="threads to use (default: the CPUs this process may run on)")
-        return sub
+
+    def quiet_option(sub):
+        sub.add_argument("--quiet", action="store_true", help="no progress bar")
 
     def build_options(sub):
         sub.add_argument("--metric", choices=("l2", "ip", "cosine"),
                          help="default: what the file says, else l2")
         sub.add_argument("--M", type=int, default=16, help="links a row keeps (default 16)")
         sub.add_argument("--ef-construction", type=int, default=200, metavar="N",
-                         help="candidates looked at when a row is linked (default 200)")
+                         help="size of the candidate list when a row is linked (default 200)")
         sub.add_argument("--seed", type=int, default=0, help="of the random layers (default 0)")
+        thread_option(sub)
+        quiet_option(sub)
 
     key_help = "array, dataset or column, where the file has several"
 
@@ -355,6 +367,8 @@ vector files: .npy .npz .fvecs .bvecs .ivecs, .hdf5 (needs h5py), .parquet (need
     sub.add_argument("--query", metavar="TEXT",
                      help="show the neighbours of the stored sense that fits TEXT best")
     sub.add_argument("-k", type=_positive, default=5, help="neighbours to show (default 5)")
+    thread_option(sub)
+    quiet_option(sub)
 
     sub = command("build", build_command, "build an index from a vector file",
                   "vecidx build base.fvecs -o base.vidx --M 24")
@@ -373,6 +387,7 @@ vector files: .npy .npz .fvecs .bvecs .ivecs, .hdf5 (needs h5py), .parquet (need
     sub.add_argument("--exact", action="store_true", help="compare with every row")
     sub.add_argument("--first", type=_positive, metavar="N", help="only the first N queries")
     sub.add_argument("-o", "--output", help="write ids and distances to this .npz")
+    thread_option(sub)
 
     sub = command("info", info_command, "say what an index or vector file holds",
                   "vecidx info base.vidx")

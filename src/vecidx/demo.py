@@ -8,13 +8,12 @@ import re
 import shutil
 import textwrap
 import time
-import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from vecidx.index import Index, human_bytes, simd_level
-from vecidx.readers import ReaderError
+from vecidx.readers import NPZ_ERRORS, ReaderError
 
 SAMPLE = Path("examples/data/wordnet-sample.npz")
 
@@ -35,7 +34,9 @@ class Sample:
                 self.queries = data["query_rows"] * data["query_scales"][:, None]
                 self.texts = _unpack(data["texts"], data["text_offsets"])
                 self.query_texts = _unpack(data["query_texts"], data["query_text_offsets"])
-        except (KeyError, ValueError, EOFError, zipfile.BadZipFile, IndexError) as err:
+        except (*NPZ_ERRORS, IndexError, OSError) as err:
+            if isinstance(err, OSError) and err.errno is not None:
+                raise                    # the system's: FileNotFoundError and its like
             raise ReaderError(f"{path}: not the demo's sample ({err}); see "
                               "examples/data/README.md") from err
         if len(self.rows) != len(self.texts) or len(self.queries) != len(self.query_texts):

@@ -48,8 +48,9 @@ class Index:
         Links a row keeps in the graph, 2 to 127.  More raises recall, memory
         (about ``8 * M`` bytes a row) and build time.
     ef_construction : int
-        Candidates looked at when a row is linked, 1 to 65,536.  More raises
-        recall and build time, not memory.
+        Size of the candidate list when a row is linked, 1 to 65,536; the walk
+        of a build expands the nearest five eighths of it.  More raises recall
+        and build time, not memory.
     quantization : None
         Not in this version.
     seed : int
@@ -127,9 +128,9 @@ class Index:
             By default the index's.
         progress : bool or callable
             True shows a tqdm bar where tqdm is installed.  A callable gets
-            ``(done, total)`` rows at least every 50 ms; an exception that it
-            raises stops the call.  It runs inside the call, so it may search
-            the index but not change it.
+            ``(done, total)`` rows at least every 50 ms, and ``(n, n)`` at the
+            end; an exception that it raises stops the call.  It runs inside
+            the call, so it may search the index but not change it.
 
         Returns
         -------
@@ -160,6 +161,8 @@ class Index:
         report, close = _progress(progress, len(rows))
         try:
             self._core.add(rows, labels, conflict, threads, report, used)
+            if report is not None and len(rows) > 0:
+                report(len(rows), len(rows))
         finally:
             close()
         return used
@@ -270,9 +273,9 @@ class Index:
         dict
             ``count`` rows that a search may return; ``deleted`` rows replaced
             and not yet removed; ``duplicates`` rows equal to another, which
-            hang off it and have no links of their own; ``links`` on layer 0 and how many of them the
-            pruning heuristic ``links_chosen``; ``rows_at_level``, a list: rows
-            whose highest layer is 0, 1, ...
+            hang off it and have no links of their own; ``links`` on layer 0
+            and how many of them the pruning heuristic chose, ``links_chosen``;
+            ``rows_at_level``, a list: rows whose highest layer is 0, 1, ...
         """
         return self._core.stats()
 
@@ -335,7 +338,7 @@ class Index:
 
     @property
     def ef_construction(self):
-        """Candidates looked at when a row is linked."""
+        """Size of the candidate list when a row is linked."""
         return self._ef_construction
 
     @property

