@@ -28,7 +28,7 @@ def _strict(report):
         why = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
         if "could not import" in why:
             report.outcome = "failed"
-            report.longrepr = f"VECIDX_STRICT=1: {why}"
+            report.longrepr = f"VECIDX_STRICT=1: {why.removeprefix('Skipped: ')}"
     return report
 
 

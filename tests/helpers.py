@@ -1,8 +1,10 @@
 """Oracles and comparisons that the tests share.  All arithmetic is float64."""
 
 import os
+import struct
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +77,40 @@ def assert_same(one, other):
     """Two search results, equal to the bit."""
     np.testing.assert_array_equal(one[0], other[0])
     np.testing.assert_array_equal(one[1], other[1])
+
+
+def first_member(path):
+    """Where the compressed bytes of an archive's first member lie: (begin, end)."""
+    with zipfile.ZipFile(path) as archive:
+        info = archive.infolist()[0]
+    assert info.header_offset == 0
+    name_length, extra_length = struct.unpack_from("<HH", Path(path).read_bytes(), 26)
+    begin = 30 + name_length + extra_length
+    return begin, begin + info.compress_size
+
+
+def damaged_archives(path):
+    """Copies of an .npz whose first member cannot be read: [(how, bytes), ...]."""
+    whole = Path(path).read_bytes()
+    begin, end = first_member(path)
+    with zipfile.ZipFile(path) as archive:
+        directory = archive.start_dir
+
+    def changed(*changes):
+        data = bytearray(whole)
+        for position, byte in changes:
+            data[position] = byte
+        return bytes(data)
+
+    middle = (begin + end) // 2
+    return [
+        ("flipped", changed((middle, whole[middle] ^ 0xFF))),
+        # Block type 3 does not exist: zlib.error.
+        ("no deflate", changed((begin, whole[begin] | 6))),
+        # The header and the directory both hold the flags, then the method.
+        ("encrypted", changed((6, whole[6] | 1), (directory + 8, whole[directory + 8] | 1))),
+        ("unknown method", changed((8, 99), (directory + 10, 99))),
+    ]
 
 
 def run_python(code, *args, env=None, timeout=120):

@@ -226,6 +226,12 @@ def test_other_words_are_refused(index):
     ([1.0, 2.0, np.nan], ValueError, "ids[2]: nan is not an integer"),
     ([1.0, 2.0, np.inf], ValueError, "ids[2]"),
     ([1.0, 2.0, 2.0**60], ValueError, "ids[2]"),
+    ([1.0, 2.0, 2**53 + 1], ValueError, "ids[2]: 9007199254740992.0 is too large"),
+    (np.array([1, 2, 2**53], np.float64), ValueError, "exact integer as float64; pass int64"),
+    (np.array([1, 2, 2**24], np.float32), ValueError, "exact integer as float32; pass int64"),
+    (np.array([1, 2, 2**11], np.float16), ValueError, "exact integer as float16; pass int64"),
+    (np.array([1, 2, -2**53], np.float64), ValueError, "exact integer as float64"),
+    (np.array([1, 2, 2.0**63], np.longdouble), ValueError, "ids[2]"),
     ([True, False, True], TypeError, "booleans"),
     (["a", "b", "c"], TypeError, "ids: expected integers"),
     ([1, None, 3], TypeError, "ids[1]: expected an integer, got NoneType"),
@@ -250,6 +256,19 @@ def test_good_ids_of_any_type_work(ids):
     assert used.dtype == np.int64 and used.tolist() == [2, 1, 0]
     np.testing.assert_array_equal(index.get([0, 1, 2]), rows()[::-1])
     np.testing.assert_array_equal(index.get(ids), rows())
+
+
+@pytest.mark.parametrize("dtype, digits", [(np.float64, 53), (np.float32, 24), (np.float16, 11)])
+def test_float_ids_go_up_to_where_their_digits_end(dtype, digits):
+    """2**53 as a float64 may have been 2**53 + 1, and used to be taken."""
+    top = 2**digits - 1
+    index = vecidx.Index(DIM)
+    assert index.add(rows(2), ids=np.array([top - 1, top], dtype)).tolist() == [top - 1, top]
+    np.testing.assert_array_equal(index.get(np.array([top], dtype)), rows(2)[1:])
+    for call in (index.get, lambda ids: index.add(rows(1), ids=ids)):
+        with pytest.raises(ValueError, match=r"ids\[0\]: .* is too large"):
+            call(np.array([top + 1], dtype))
+    assert len(index) == 2
 
 
 def test_ids_go_up_to_the_end_of_int64():

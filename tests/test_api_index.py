@@ -1,13 +1,17 @@
 """What an index says and does in ordinary use."""
 
+import ast
 import copy
+import inspect
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import vecidx
 from helpers import METRICS, assert_same, assert_well_formed
+from vecidx import _core
 
 
 def test_the_example_of_the_docstring():
@@ -131,13 +135,27 @@ def _with_rows(n):
 
 
 def test_progress_callable_sees_the_end(rng):
+    """A short add used to report nothing, and a long one not its end."""
     seen = []
     index = vecidx.Index(32)
+    index.add(np.empty((0, 32)), progress=lambda *args: seen.append(args))
+    assert seen == []
+    index.add(rng.standard_normal(32), progress=lambda *args: seen.append(args))
+    assert seen == [(1, 1)]
+    seen.clear()
     index.add(rng.standard_normal((3000, 32), dtype=np.float32),
               progress=lambda done, total: seen.append((done, total)))
+    assert seen and seen[-1] == (3000, 3000)
+    assert seen.count((3000, 3000)) == 1
     assert all(total == 3000 for _, total in seen)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     assert all(0 <= done <= 3000 for done, _ in seen)
+
+    seen.clear()
+    index.add(rng.standard_normal((6000, 32)), ids=np.arange(6000), on_conflict="skip",
+              progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (6000, 6000) and {total for _, total in seen} == {6000}
+    assert len(index) == 6000
 
 
 def test_progress_true_works_with_and_without_tqdm(rng, monkeypatch, capfd):
@@ -149,6 +167,59 @@ def test_progress_true_works_with_and_without_tqdm(rng, monkeypatch, capfd):
         index.add(rows, progress=True)
         assert len(index) == 500
     capfd.readouterr()
+
+
+def test_a_tqdm_bar_is_filled(rng, monkeypatch):
+    tqdm = pytest.importorskip("tqdm")
+    bars = []
+
+    class Bar(tqdm.tqdm):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            bars.append(self)
+
+        def close(self):
+            self.seen = self.n, self.total
+            super().close()
+
+    monkeypatch.setattr("tqdm.auto.tqdm", Bar)
+    vecidx.Index(8).add(rng.standard_normal((500, 8)), progress=True)
+    assert [bar.seen for bar in bars] == [(500, 500)]
+
+
+def test_an_exception_of_the_progress_callable_at_the_end(rng):
+    """All rows are in by then, and the note says so."""
+    def report(done, total):
+        if done == total:
+            raise OverflowError
+
+    index = vecidx.Index(8)
+    with pytest.raises(OverflowError) as caught:
+        index.add(rng.standard_normal((50, 8)), progress=report)
+    assert len(index) == 50
+    assert "the first 50 of this call's 50 rows" in caught.value.__notes__[-1]
+    index.check()
+
+
+def test_ids_without_memory_is_a_memory_error(rng, tmp_path):
+    """It used to be an empty answer."""
+    index = vecidx.Index(8)
+    index.add(rng.standard_normal((50, 8)))
+    index.save(tmp_path / "x.vidx")
+    errors = 0
+    for nth in range(1, 5):
+        index = vecidx.load(tmp_path / "x.vidx")
+        try:
+            _core.test_fail_alloc(nth)
+            got = index.ids().tolist()
+        except MemoryError:
+            errors += 1
+        else:
+            assert got == list(range(50))
+        finally:
+            _core.test_fail_alloc(0)
+        assert index.ids().tolist() == list(range(50))
+    assert errors > 0
 
 
 def test_an_exception_of_the_progress_callable_stops_the_add(rng):
@@ -225,19 +296,52 @@ def test_many_small_indexes_live_side_by_side(rng):
         np.testing.assert_array_equal(index.get(0), row)
 
 
-def test_stubs_name_what_there_is():
-    """index.pyi and _core.pyi declare every public name, and no other."""
-    import ast
-    from pathlib import Path
+def declared_names(body):
+    return {node.name for node in body if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+            and not node.name.startswith("_")}
 
-    from vecidx import _core
-    from vecidx import index as module
 
-    folder = Path(module.__file__).parent
-    for stub, live in ((folder / "index.pyi", module.Index),
-                       (folder / "_core.pyi", _core.CoreIndex)):
-        tree = ast.parse(stub.read_text())
-        classes = [node for node in tree.body if isinstance(node, ast.ClassDef)]
-        declared = {node.name for node in classes[0].body if isinstance(node, ast.FunctionDef)}
-        actual = {name for name in dir(live) if not name.startswith("_")}
-        assert {name for name in declared if not name.startswith("_")} == actual
+def declared_arguments(function):
+    """[(name, kind, whether it has a default), ...] of a function of a stub, without self."""
+    args = function.args
+    places = [*args.posonlyargs, *args.args]
+    with_default = len(places) - len(args.defaults)
+    found = [(arg.arg, "positional", i >= with_default) for i, arg in enumerate(places)]
+    found += [(arg.arg, "keyword", default is not None)
+              for arg, default in zip(args.kwonlyargs, args.kw_defaults)]
+    return found[1:] if found and found[0][0] == "self" else found
+
+
+def live_arguments(function):
+    return [(p.name, "keyword" if p.kind is p.KEYWORD_ONLY else "positional",
+             p.default is not p.empty)
+            for p in inspect.signature(function).parameters.values() if p.name != "self"]
+
+
+@pytest.mark.parametrize("module, stub, cls", [
+    (vecidx.index, "index.pyi", vecidx.Index),
+    (_core, "_core.pyi", _core.CoreIndex),
+])
+def test_stubs_name_what_there_is(module, stub, cls):
+    """index.pyi and _core.pyi declare every public name with its arguments, and no other."""
+    tree = ast.parse((Path(vecidx.__file__).parent / stub).read_text(encoding="utf-8"))
+    made_here = {name for name, value in vars(module).items()
+                 if getattr(value, "__module__", None) == module.__name__
+                 and not name.startswith("_")}
+    assert declared_names(tree.body) == made_here
+    stub_class, = (node for node in tree.body if isinstance(node, ast.ClassDef))
+    assert stub_class.name == cls.__name__
+    assert declared_names(stub_class.body) == {n for n in dir(cls) if not n.startswith("_")}
+
+    checked = 0
+    for owner, body in ((module, tree.body), (cls, stub_class.body)):
+        for node in body:
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            live = inspect.getattr_static(owner, node.name)
+            if isinstance(live, property) or node.name in ("__len__", "__contains__"):
+                continue
+            live = getattr(owner, node.name)
+            assert declared_arguments(node) == live_arguments(live), node.name
+            checked += 1
+    assert checked >= 10

@@ -228,3 +228,33 @@ assert (index.search(rows[:50], k=3)[0] == before[0]).all()
 """
     code_, _, err = run_python(code, timeout=60)
     assert code_ == 0, err
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_fork_inside_a_call_stops_the_child_in_words():
+    """The child's call used to end in "exceptions must derive from BaseException"."""
+    code = """
+import os, warnings
+import numpy as np, vecidx
+warnings.simplefilter("ignore")
+rows = np.random.default_rng(0).standard_normal((30_000, 32)).astype(np.float32)
+index = vecidx.Index(32, num_threads=2)
+pids = []
+def report(done, total):
+    if not pids and 0 < done < total:
+        pids.append(os.fork())
+try:
+    index.add(rows, progress=report)
+except vecidx.VecidxError as err:
+    os._exit(0 if pids == [0] and "forked inside this call" in str(err) else 1)
+except BaseException:
+    os._exit(2)
+if pids == [0]:
+    os._exit(3)
+_, status = os.waitpid(pids[0], 0)
+assert os.waitstatus_to_exitcode(status) == 0, status
+assert len(index) == 30_000
+index.check()
+"""
+    code_, _, err = run_python(code, timeout=60)
+    assert code_ == 0, err

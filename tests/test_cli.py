@@ -189,8 +189,8 @@ def test_demo_without_its_file_or_words(run, tmp_path, vectors):
 
 def test_damaged_archives_are_one_line_and_exit_2(run, tmp_path):
     """A member that does not inflate, or is encrypted, used to end in a traceback."""
-    whole = SAMPLE.read_bytes()
-    for path, data in damaged_archives(whole, tmp_path):
+    for what, data in damaged_archives(SAMPLE):
+        path = tmp_path / f"{what}.npz"
         path.write_bytes(data)
         fails(run("demo", "--data", path), f"{path}: not the demo's sample")
         fails(run("build", path, "-o", tmp_path / "x", "--key", "rows"),

@@ -1,10 +1,13 @@
 """Vector files: what is in them comes out, and a bad one is named in one line."""
 
 import builtins
+import zipfile
+import zlib
 
 import numpy as np
 import pytest
 
+from helpers import damaged_archives, first_member
 from vecidx.readers import SUFFIXES, ReaderError, open_vectors
 
 DATA = np.random.default_rng(0).integers(-100, 100, (57, 12)).astype(np.float32)
@@ -126,6 +129,43 @@ def test_npz_with_several_arrays_needs_a_key(tmp_path):
     np.testing.assert_array_equal(open_vectors(path, "b").read(), DATA + 1)
     np.savez(path, a=np.arange(3))
     fails(path, "no 2-D array")
+
+
+def test_npz_with_a_byte_flipped_anywhere_in_a_member(tmp_path):
+    """zlib.error used to come through as it was."""
+    whole, path = tmp_path / "whole.npz", tmp_path / "x.npz"
+    write(whole)
+    data = whole.read_bytes()
+    begin, end = first_member(whole)
+    causes = set()
+    for position in {*range(begin, end, 7), (begin + end) // 2}:
+        path.write_bytes(data[:position] + bytes([data[position] ^ 0x55]) + data[position + 1:])
+        with pytest.raises(ReaderError) as caught:
+            open_vectors(path)
+        assert str(caught.value).startswith(f"{path}: not a readable .npz file: ")
+        causes.add(type(caught.value.__cause__))
+    assert zlib.error in causes and zipfile.BadZipFile in causes
+
+
+def test_npz_of_other_archivers(tmp_path):
+    """Encrypted, of an unknown compression, damaged under LZMA: each used to be a traceback."""
+    whole, path = tmp_path / "whole.npz", tmp_path / "x.npz"
+    write(whole)
+    for _, data in damaged_archives(whole):
+        path.write_bytes(data)
+        fails(path, "not a readable .npz file: ")
+    for method in (zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2):
+        try:
+            with zipfile.ZipFile(whole) as source, zipfile.ZipFile(path, "w", method) as copy:
+                copy.writestr("vectors.npy", source.read("vectors.npy"))
+        except RuntimeError:             # a CPython built without that module
+            continue
+        np.testing.assert_array_equal(open_vectors(path).read(), DATA)
+        data = bytearray(path.read_bytes())
+        begin, end = first_member(path)
+        data[(begin + end) // 2] ^= 0x55
+        path.write_bytes(data)
+        fails(path, "not a readable .npz file: ")
 
 
 def test_vecs_whose_rows_differ_are_refused_with_the_row(tmp_path):

@@ -58,6 +58,7 @@ cdef int raise_status(vx_error *err, object path=None, object label_error=KeyErr
 cdef class _Tick:
     """What a long call needs to answer signals and report progress."""
     cdef object progress    # a callable taking (done, total), or None
+    cdef uint64_t total     # what it is told: the core's total lacks rows that are skipped
     cdef object error       # the exception that stopped the call, or None
 
     cdef int reraise(self) except -1:
@@ -75,8 +76,9 @@ cdef int _on_tick(void *arg, uint64_t done, uint64_t total) noexcept with gil:
     cdef _Tick tick = <_Tick>arg
     try:
         PyErr_CheckSignals()
-        if tick.progress is not None:
-            tick.progress(done, total)
+        # The end is reported by index.py, once, when the call has succeeded.
+        if tick.progress is not None and (done < total or total == 0):
+            tick.progress(done, tick.total)
     except BaseException as exc:
         tick.error = exc
         return 1
@@ -167,6 +169,7 @@ cdef class CoreIndex:
         if labels is not None:
             label_in = &labels[0]
         tick.progress = progress
+        tick.total = n
         me = self._enter_writer("add")
         try:
             with nogil:

@@ -162,7 +162,7 @@ class Index:
         try:
             self._core.add(rows, labels, conflict, threads, report, used)
             if report is not None and len(rows) > 0:
-                report(len(rows), len(rows))
+                _report_end(report, len(rows))
         finally:
             close()
         return used
@@ -437,6 +437,15 @@ def _progress(progress, total):
         bar.close()
 
     return report, close
+
+
+def _report_end(report, n):
+    try:
+        report(n, n)
+    except BaseException as exc:         # the same words as the core's for an earlier stop
+        exc.add_note(f"vecidx: the first {n} of this call's {n} rows are in the index, which "
+                     "stays valid")
+        raise
 
 
 def _nothing():
