@@ -96,7 +96,7 @@ simd: $(VENV)/.installed $(VENV)/.extra-test
 lint: $(VENV)/.made $(VENV)/.extra-lint
 	$(PY) tools/check_includes.py
 	$(VENV)/bin/ruff check src tests tools benchmarks setup.py
-	PATH="$(CURDIR)/$(VENV)/bin:$$PATH" cython-lint src/vecidx/_core.pyx src/vecidx/_vecidx.pxd
+	PATH="$(abspath $(VENV)/bin):$$PATH" cython-lint src/vecidx/_core.pyx src/vecidx/_vecidx.pxd
 
 # ---- C tests: build/c/<variant>/, asserts on --------------------------------------
 

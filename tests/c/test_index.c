@@ -4,6 +4,7 @@
 
 #include "base/vx_rng.h"
 #include "base/vx_sync.h"
+#include "index/index.h"
 #include "vx_test.h"
 
 #include <math.h>
@@ -220,6 +221,51 @@ VX_TEST(readers_see_the_old_row_or_the_new)
     vx_index_free(shared.index);
     free(shared.old_rows);
     free(shared.new_rows);
+}
+
+/* The moment between the two is too short to meet by chance: look at the numbers. */
+VX_TEST(every_snapshot_holds_one_of_the_two)
+{
+    enum { N = 50 };
+    float *rows = make_rows(N, 11);
+    vx_index *index = make_index(VX_L2SQ);
+    const vx_label again[] = {3, 4};
+    vx_error err;
+    CHECK(add(index, rows, N, 1));
+    CHECK(vx_index_add(index, rows + 10 * DIM, 2, again, VX_REPLACE, NULL, NULL, NULL, &err) ==
+          VX_OK);
+    vx_view *view = atomic_load(&index->graph.view);
+    vx_snapshot after = vx_view_snapshot(view), before = after;
+    before.seq--;
+    CHECK(after.n == N + 2 && after.any_dead);
+    CHECK(vx_view_sees(view, &before, 3) && !vx_view_sees(view, &before, N));
+    CHECK(!vx_view_sees(view, &after, 3) && vx_view_sees(view, &after, N));
+    CHECK(vx_view_sees(view, &before, 7) && vx_view_sees(view, &after, 7));
+    vx_index_free(index);
+    free(rows);
+}
+
+VX_TEST(equal_distances_come_by_label)
+{
+    enum { N = 400 };
+    float *rows = make_rows(N, 12);
+    vx_label labels[N], found[K];
+    float dists[K];
+    vx_error err;
+    for (size_t i = 0; i < N; i++) {
+        labels[i] = (vx_label)(N - i);
+        memcpy(rows + i * DIM, rows + i % 40 * DIM, DIM * sizeof *rows); /* ten of each */
+    }
+    vx_index *index = make_index(VX_L2SQ);
+    CHECK(vx_index_add(index, rows, N, labels, VX_ERROR, NULL, NULL, NULL, &err) == VX_OK);
+    for (int exact = 0; exact <= 1; exact++) {
+        const vx_search_params params = {K, 50, exact};
+        CHECK(vx_index_search(index, rows, 1, &params, NULL, found, dists, &err) == VX_OK);
+        for (size_t i = 0; i < K; i++)
+            CHECK(dists[i] == 0 && (i == 0 || found[i - 1] < found[i]));
+    }
+    vx_index_free(index);
+    free(rows);
 }
 
 /* ---- stopping, and running out ------------------------------------------------ */
