@@ -215,19 +215,19 @@ static void link_row(struct insert *in, vx_slot slot, vx_ctx *ctx)
     uint32_t n_edges = 0;
     struct edge *edges = in->edges + in->at[slot - in->begin];
 
-    vx_key near = 0;
+    vx_key nearest = 0;
     if (has_graph)
-        near = in->ops->descend(vector, view, in->begin, (vx_slot)in->entry, top,
+        nearest = in->ops->descend(vector, view, in->begin, (vx_slot)in->entry, top,
                                 level < top ? level + 1 : top + 1);
     for (unsigned layer = level + 1; layer-- > 0;) {
         ctx->n_pool = 0;
         if (has_graph && layer <= top) {
-            ctx->pool[0] = near & ~(vx_key)1;
+            ctx->pool[0] = nearest & ~(vx_key)1;
             ctx->n_pool = 1;
             in->ops->walk(vector, view, in->begin, layer, ef, build_share(ef),
                          (uint32_t)build_share(vx_view_row_links(view, layer)), ctx);
             vx_ctx_forget(ctx);
-            near = ctx->pool[0];
+            nearest = ctx->pool[0];
         }
         offer_batch(in, slot, layer, ctx);
         if (layer == 0)

@@ -200,9 +200,9 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
     const vx_slot entry = (vx_slot)now->entry;
 
     if (!vx_graph_search_scans(now, ef) && entry < now->n) {
-        const vx_key near =
+        const vx_key nearest =
             ops->descend(ctx->query, view, now->n, entry, (unsigned)(now->entry >> 32), 1);
-        ctx->pool[0] = near;
+        ctx->pool[0] = nearest;
         ctx->n_pool = 1;
         const size_t pool = vx_graph_search_pool(now, ef, n_live);
         ops->walk(ctx->query, view, now->n, 0, pool, pool, view->M0, ctx);
