@@ -20,9 +20,6 @@
 #include "vx_cores.h"
 #include "vx_sync.h"
 
-/* Nanoseconds between two calls of a tick.  vecidx.h promises 50 ms; a piece may
- * take some of that. */
-#define TICK_NS 20000000u
 /* A tick longer ago than this belongs to an earlier call: the clock starts anew,
  * so that a short call never ticks (its tick may have to wait for Python's lock). */
 #define TICK_STALE_NS 200000000u
@@ -130,7 +127,7 @@ static bool tick_says_stop(const vx_run *run, uint64_t done, uint64_t total)
 {
     if (run == NULL || run->tick == NULL)
         return false;
-    if (vx_now_ns() - last_tick_ns < TICK_NS)
+    if (vx_now_ns() - last_tick_ns < VX_TICK_NS)
         return false;
     const int stop = run->tick(run->tick_arg, done, total);
     last_tick_ns = vx_now_ns();
@@ -278,7 +275,7 @@ vx_status vx_pool_run(size_t n_items, size_t grain, const vx_run *run, uint64_t 
             vx_cond_wait(&job.all_left, &pool.mutex);
             continue;
         }
-        vx_cond_wait_ms(&job.all_left, &pool.mutex, TICK_NS / 1000000u);
+        vx_cond_wait_ms(&job.all_left, &pool.mutex, VX_TICK_NS / 1000000u);
         if (job.n_inside == 0)
             break;
         vx_mutex_unlock(&pool.mutex);

@@ -35,4 +35,8 @@ vx_status vx_pool_run(size_t n_items, size_t grain, const vx_run *run,
 unsigned vx_pool_width(const vx_run *run);
 #define VX_MAX_THREADS 512u
 
+/* Nanoseconds between two calls of a tick.  vecidx.h promises 50 ms; a piece may
+ * take some of that. */
+#define VX_TICK_NS 20000000u
+
 #endif

@@ -235,10 +235,7 @@ static void link_row(struct insert *in, vx_slot slot, vx_ctx *ctx)
 
         vx_row row;
         vx_row_select(in->ops, view, ctx->pool, ctx->n_pool, vx_view_row_links(view, layer), &row);
-        if (layer == 0)
-            vx_row_store_kept(view, &in->kept, slot, &row);
-        else
-            vx_row_store(view, slot, layer, NULL, &row);
+        vx_row_store_kept(view, &in->kept, slot, layer, &row);
         for (uint32_t i = 0; i < row.n_chosen; i++)
             edges[n_edges++] = (struct edge){row.slots[i], slot, row.dists[i], layer};
     }
@@ -264,10 +261,7 @@ static void lead_to_nodes(const struct insert *in, vx_slot slot, unsigned layer)
 {
     const vx_view *view = in->view;
     vx_row row, led = {.n = 0, .n_chosen = 0};
-    if (layer == 0)
-        vx_row_load_kept(in->ops, view, &in->kept, slot, &row);
-    else
-        vx_row_load(in->ops, view, slot, layer, NULL, &row);
+    vx_row_load_kept(in->ops, view, &in->kept, slot, layer, &row);
     for (uint32_t i = 0; i < row.n; i++) {
         const vx_slot twin = twin_of(in, row.slots[i]);
         const vx_slot to = twin == VX_NO_SLOT ? row.slots[i] : twin;
@@ -280,10 +274,7 @@ static void lead_to_nodes(const struct insert *in, vx_slot slot, unsigned layer)
         led.dists[led.n++] = row.dists[i];
         led.n_chosen += i < row.n_chosen;
     }
-    if (layer == 0)
-        vx_row_store_kept(view, &in->kept, slot, &led);
-    else
-        vx_row_store(view, slot, layer, NULL, &led);
+    vx_row_store_kept(view, &in->kept, slot, layer, &led);
 }
 
 /* Rows of the batch that equal a node become no nodes themselves.  On the caller,
@@ -373,20 +364,14 @@ static void apply_part(struct insert *in, size_t part)
         const unsigned layer = in->by_part[i].layer;
         const uint32_t cap = vx_view_row_links(view, layer);
         vx_row row;
-        if (layer == 0)
-            vx_row_load_kept(in->ops, view, &in->kept, target, &row);
-        else
-            vx_row_load(in->ops, view, target, layer, NULL, &row);
+        vx_row_load_kept(in->ops, view, &in->kept, target, layer, &row);
         for (; i < end && in->by_part[i].target == target && in->by_part[i].layer == layer; i++) {
             const vx_slot lost = vx_row_offer(in->ops, view, &row, cap, in->by_part[i].source,
                                               in->by_part[i].dist);
             /* New rows are looked up anyway. */
             in->lost[i] = layer == 0 && lost < in->begin ? lost : VX_NO_SLOT;
         }
-        if (layer == 0)
-            vx_row_store_kept(view, &in->kept, target, &row);
-        else
-            vx_row_store(view, target, layer, NULL, &row);
+        vx_row_store_kept(view, &in->kept, target, layer, &row);
     }
 }
 
@@ -539,9 +524,6 @@ static void finish(struct insert *in)
     vx_plane_free(&in->kept.plane);
 }
 
-/* Between two ticks of a long reconnect, as in vx_pool.c. */
-#define TICK_NS 20000000u
-
 struct asker {
     const vx_run *run;
     uint64_t last_tick, total;
@@ -550,7 +532,7 @@ struct asker {
 static bool is_stopped(void *arg)
 {
     struct asker *asker = arg;
-    if (asker->run->tick == NULL || vx_now_ns() - asker->last_tick < TICK_NS)
+    if (asker->run->tick == NULL || vx_now_ns() - asker->last_tick < VX_TICK_NS)
         return false;
     const bool stop = asker->run->tick(asker->run->tick_arg, asker->total, asker->total) != 0;
     asker->last_tick = vx_now_ns();

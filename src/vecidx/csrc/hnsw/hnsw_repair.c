@@ -14,28 +14,28 @@
 
 #include "../base/vx_alloc.h"
 
-static float *kept_row(const vx_edge_dists *kept, vx_slot owner)
+static float *kept_row(const vx_edge_dists *kept, vx_slot owner, unsigned layer)
 {
-    if (kept == NULL || kept->plane.base == NULL)
+    if (layer > 0 || kept == NULL || kept->plane.base == NULL)
         return NULL;
     return (float *)(void *)kept->plane.base + (size_t)owner * kept->row_links;
 }
 
 void vx_row_load_kept(const vx_metric_ops *ops, const vx_view *view, const vx_edge_dists *kept,
-                      vx_slot owner, vx_row *row)
+                      vx_slot owner, unsigned layer, vx_row *row)
 {
     union { float f; uint32_t u; } first = {0};
-    const float *dists = kept_row(kept, owner);
+    const float *dists = kept_row(kept, owner, layer);
     if (dists != NULL)
         first.f = dists[0];
-    vx_row_load(ops, view, owner, 0, first.u != 0 ? dists : NULL, row);
+    vx_row_load(ops, view, owner, layer, first.u != 0 ? dists : NULL, row);
 }
 
 void vx_row_store_kept(const vx_view *view, const vx_edge_dists *kept, vx_slot owner,
-                       const vx_row *row)
+                       unsigned layer, const vx_row *row)
 {
-    float *dists = kept_row(kept, owner);
-    vx_row_store(view, owner, 0, dists, row);
+    float *dists = kept_row(kept, owner, layer);
+    vx_row_store(view, owner, layer, dists, row);
     if (dists != NULL && row->n > 0 && dists[0] == 0.0f)
         dists[0] = -0.0f;
 }
@@ -66,10 +66,10 @@ void vx_force_in_link(const vx_metric_ops *ops, const vx_view *view, const vx_ed
                       vx_slot slot)
 {
     vx_row own, row;
-    vx_row_load_kept(ops, view, kept, slot, &own);
+    vx_row_load_kept(ops, view, kept, slot, 0, &own);
     for (uint32_t i = 0; i < own.n; i++) {
         const vx_slot neighbour = own.slots[i];
-        vx_row_load_kept(ops, view, kept, neighbour, &row);
+        vx_row_load_kept(ops, view, kept, neighbour, 0, &row);
         uint32_t victim = row.n;
         if (row.n == view->M0) {
             while (victim > 0 && !vx_has_in_link(view, row.slots[victim - 1], neighbour))
@@ -78,7 +78,7 @@ void vx_force_in_link(const vx_metric_ops *ops, const vx_view *view, const vx_ed
                 continue; /* every link here is some row's only one */
         }
         vx_row_force(&row, victim, slot, own.dists[i]);
-        vx_row_store_kept(view, kept, neighbour, &row);
+        vx_row_store_kept(view, kept, neighbour, 0, &row);
         return;
     }
 }

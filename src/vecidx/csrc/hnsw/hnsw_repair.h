@@ -12,11 +12,11 @@ typedef struct vx_edge_dists {
     uint32_t row_links;
 } vx_edge_dists;
 
-/* Read or write a layer-0 row through the kept distances. */
+/* Read or write a row, on layer 0 through the kept distances. */
 void vx_row_load_kept(const vx_metric_ops *ops, const vx_view *view, const vx_edge_dists *kept,
-                      vx_slot owner, vx_row *row);
+                      vx_slot owner, unsigned layer, vx_row *row);
 void vx_row_store_kept(const vx_view *view, const vx_edge_dists *kept, vx_slot owner,
-                       const vx_row *row);
+                       unsigned layer, const vx_row *row);
 
 /* Does a neighbour of `slot`, other than `except`, link back to it? */
 bool vx_has_in_link(const vx_view *view, vx_slot slot, vx_slot except);

@@ -146,13 +146,6 @@ struct add {
     _Atomic size_t bad_row; /* the first refused                                */
 };
 
-static void lower(_Atomic size_t *least, size_t value)
-{
-    size_t now = atomic_load(least);
-    while (value < now && !atomic_compare_exchange_weak(least, &now, value)) {
-    }
-}
-
 static void inspect_piece(void *arg, size_t begin, size_t end, unsigned who)
 {
     struct add *add = arg;
@@ -161,7 +154,7 @@ static void inspect_piece(void *arg, size_t begin, size_t end, unsigned who)
         double norm;
         if (vx_row_inspect(add->rows + i * add->dim, add->dim, add->is_cosine, &norm) !=
             VX_ROW_FINE) {
-            lower(&add->bad_row, i);
+            vx_lower(&add->bad_row, i);
             return;
         }
         if (add->norms != NULL)

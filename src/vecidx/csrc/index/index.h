@@ -15,6 +15,14 @@ struct vx_index {
     _Atomic uint64_t n_dead;  /* rows replaced; raised before they are          */
 };
 
+/* *least = min(*least, value). */
+VX_INLINE void vx_lower(_Atomic size_t *least, size_t value)
+{
+    size_t now = atomic_load(least);
+    while (value < now && !atomic_compare_exchange_weak(least, &now, value)) {
+    }
+}
+
 /* Why a row cannot be taken. */
 typedef enum vx_row_fault {
     VX_ROW_FINE = 0,

@@ -11,9 +11,6 @@
  * search is interrupted later. */
 #define WALK_GRAIN 8u
 
-/* Between two ticks of a scan, as in vx_pool.c. */
-#define TICK_NS 20000000u
-
 struct search {
     vx_index *index;
     const float *queries;
@@ -26,13 +23,6 @@ struct search {
     uint64_t last_tick;     /* the calling thread's                             */
 };
 
-static void lower(_Atomic size_t *least, size_t value)
-{
-    size_t now = atomic_load(least);
-    while (value < now && !atomic_compare_exchange_weak(least, &now, value)) {
-    }
-}
-
 /* Query number i, padded, into `to`; false if it is refused. */
 static bool take_query(struct search *s, size_t i, size_t row_floats, float *to)
 {
@@ -41,7 +31,7 @@ static bool take_query(struct search *s, size_t i, size_t row_floats, float *to)
     const bool is_cosine = p->metric == VX_COSINE;
     double norm;
     if (vx_row_inspect(query, p->dim, is_cosine, &norm) != VX_ROW_FINE) {
-        lower(&s->bad_row, i);
+        vx_lower(&s->bad_row, i);
         return false;
     }
     vx_row_store_vector(to, row_floats, query, p->dim, is_cosine, norm);
@@ -60,7 +50,7 @@ static bool is_stopped(void *arg)
     struct search *s = asker->search;
     if (asker->is_caller && s->run != NULL && s->run->tick != NULL) {
         const uint64_t now = vx_now_ns();
-        if (now - s->last_tick > TICK_NS) {
+        if (now - s->last_tick > VX_TICK_NS) {
             if (s->run->tick(s->run->tick_arg, 0, 0) != 0)
                 atomic_store(&s->stopped, true);
             s->last_tick = vx_now_ns();
