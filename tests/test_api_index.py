@@ -141,7 +141,8 @@ def test_progress_callable_sees_the_end(rng):
     index.add(np.empty((0, 32)), progress=lambda *args: seen.append(args))
     assert seen == []
     index.add(rng.standard_normal(32), progress=lambda *args: seen.append(args))
-    assert seen == [(1, 1)]
+    # A slow machine may tick before the row is in.
+    assert seen[-1] == (1, 1) and seen.count((1, 1)) == 1 and set(seen) <= {(0, 1), (1, 1)}
     seen.clear()
     index.add(rng.standard_normal((3000, 32), dtype=np.float32),
               progress=lambda done, total: seen.append((done, total)))
