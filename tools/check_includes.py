@@ -14,8 +14,9 @@ ROOMS = {
     "base": {"base"},
     "dist": {"base", "dist"},
     "store": {"base", "store"},
-    "hnsw": {"base", "dist", "store", "hnsw"},
-    "index": {"base", "dist", "store", "hnsw", "index"},
+    "quant": {"base", "dist", "quant"},
+    "hnsw": {"base", "dist", "quant", "store", "hnsw"},
+    "index": {"base", "dist", "quant", "store", "hnsw", "index"},
 }
 # The graph lives in memory: files are store's business.
 NOT_IN_HNSW = {"store_file.h", "fcntl.h", "unistd.h", "sys/mman.h", "sys/stat.h", "windows.h"}

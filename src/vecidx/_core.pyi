@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 METRICS: dict[str, int]
+QUANTIZATIONS: dict[str | None, int]
 ON_CONFLICT: dict[str, int]
 
 class CoreIndex:

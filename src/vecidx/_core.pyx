@@ -22,6 +22,7 @@ from threading import get_ident
 from vecidx.errors import IndexFormatError, VecidxError
 
 METRICS = {"l2": <int>VX_L2SQ, "ip": <int>VX_IP, "cosine": <int>VX_COSINE}
+QUANTIZATIONS = {None: <int>VX_QUANT_NONE, "sq8": <int>VX_QUANT_SQ8}
 ON_CONFLICT = {"replace": <int>VX_REPLACE, "error": <int>VX_ERROR, "skip": <int>VX_SKIP}
 
 # The exception of each status.  VX_E_IO is an OSError built from errno and
@@ -108,14 +109,15 @@ cdef class CoreIndex:
             vx_index_free(self._index)     # NULL is fine
 
     @staticmethod
-    def create(uint32_t dim, uint32_t metric, uint32_t M, uint32_t ef_construction,
-               uint64_t seed, uint64_t capacity):
+    def create(uint32_t dim, uint32_t metric, uint32_t quantization, uint32_t M,
+               uint32_t ef_construction, uint64_t seed, uint64_t capacity):
         cdef CoreIndex self = CoreIndex.__new__(CoreIndex)
         cdef vx_params params
         cdef vx_error err
         cdef vx_status status
         params.dim = dim
         params.metric = metric
+        params.quantization = quantization
         params.M = M
         params.ef_construction = ef_construction
         params.seed = seed
@@ -149,10 +151,11 @@ cdef class CoreIndex:
         return me
 
     def params(self):
-        """(dim, metric number, M, ef_construction, seed)"""
+        """(dim, metric number, quantization number, M, ef_construction, seed)"""
         cdef vx_params params
         vx_index_params(self._index, &params)
-        return params.dim, params.metric, params.M, params.ef_construction, params.seed
+        return (params.dim, params.metric, params.quantization, params.M,
+                params.ef_construction, params.seed)
 
     def add(self, const float[:, ::1] rows not None, const int64_t[::1] labels,
             int on_conflict, unsigned num_threads, progress, int64_t[::1] out_labels not None):

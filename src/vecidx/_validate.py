@@ -218,6 +218,14 @@ def check_dtype(dtype):
                       later=("float16", "bfloat16", "int8", "uint8", "bits"))
 
 
+def check_quantization(quantization):
+    """The word for what the graph is walked on, or None."""
+    if quantization is None:
+        return None
+    return check_word(quantization, name="quantization", known=("sq8",),
+                      later=("sq4", "auto"))
+
+
 def as_path(path):
     """`path` as the bytes the C library opens."""
     try:

@@ -35,9 +35,14 @@ cdef extern from "vecidx.h" nogil:
         VX_IP
         VX_COSINE
 
+    ctypedef enum vx_quantization:
+        VX_QUANT_NONE
+        VX_QUANT_SQ8
+
     ctypedef struct vx_params:
         uint32_t dim
         uint32_t metric
+        uint32_t quantization
         uint32_t M
         uint32_t ef_construction
         uint64_t seed

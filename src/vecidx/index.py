@@ -21,11 +21,13 @@ from vecidx._validate import (
     check_ef,
     check_int,
     check_k,
+    check_quantization,
     check_threads,
     check_word,
 )
 
 _METRIC_OF_NUMBER = {number: word for word, number in _core.METRICS.items()}
+_QUANTIZATION_OF_NUMBER = {number: word for word, number in _core.QUANTIZATIONS.items()}
 
 _empty = np.empty           # looked up once: search() of one vector is counted in microseconds
 _ndarray = np.ndarray
@@ -78,7 +80,8 @@ class Index:
     (array([1, 0]), array([1., 2.], dtype=float32))
     """
 
-    __slots__ = ("__weakref__", "_core", "_dim", "_ef_construction", "_metric", "_M", "_seed",
+    __slots__ = ("__weakref__", "_core", "_dim", "_ef_construction", "_metric", "_M",
+                 "_quantization", "_seed",
                  "_threads")
 
     def __init__(self, dim, metric="l2", *, dtype="float32", M=16, ef_construction=200,
@@ -87,11 +90,8 @@ class Index:
         metric = check_word(metric, name="metric", known=tuple(_core.METRICS),
                             later=("hamming", "jaccard"))
         check_dtype(dtype)
-        if quantization is not None:
-            raise ValueError(f"quantization: {quantization!r} is not in this version; "
-                             "expected None")
         core = _core.CoreIndex.create(
-            dim, _core.METRICS[metric],
+            dim, _core.METRICS[metric], _core.QUANTIZATIONS[check_quantization(quantization)],
             check_int(M, name="M", low=2, high=127),
             check_int(ef_construction, name="ef_construction", low=1, high=65_536),
             check_int(seed, name="seed", low=0, high=2**64 - 1),
@@ -99,10 +99,11 @@ class Index:
         self._attach(core, check_threads(num_threads))
 
     def _attach(self, core, threads):
-        dim, metric, M, ef_construction, seed = core.params()
+        dim, metric, quantization, M, ef_construction, seed = core.params()
         self._core = core
         self._dim = dim
         self._metric = _METRIC_OF_NUMBER[metric]
+        self._quantization = _QUANTIZATION_OF_NUMBER[quantization]
         self._M = M
         self._ef_construction = ef_construction
         self._seed = seed

@@ -85,9 +85,18 @@ typedef enum vx_metric {
     VX_COSINE = 2  /* 1 - cos(a, b); rows are stored normalised            */
 } vx_metric;
 
+/* What the graph is built and walked on, once it holds VX_TRAIN_ROWS rows.  Results
+ * are always those of the stored rows. */
+typedef enum vx_quantization {
+    VX_QUANT_NONE = 0, /* the rows as they are                             */
+    VX_QUANT_SQ8 = 1   /* one byte a dimension                             */
+} vx_quantization;
+#define VX_TRAIN_ROWS 10000u
+
 typedef struct vx_params {
     uint32_t dim;             /* 1 .. VX_MAX_DIM                           */
     uint32_t metric;          /* vx_metric                                 */
+    uint32_t quantization;    /* vx_quantization                           */
     uint32_t M;               /* links a row has: 2M on layer 0, M above   */
     uint32_t ef_construction; /* candidates looked at when linking a row   */
     uint64_t seed;            /* of the level draws                        */

@@ -1,4 +1,4 @@
-/* dist_avx2.h - float32 distances for x86-64 with AVX2 and FMA.
+/* dist_avx2.h - distances for x86-64 with AVX2 and FMA.
  *
  * Contract: dist_scalar.h.  Two sums a row: an FMA takes 4 cycles and two start
  * a cycle, but four rows at once already give eight chains, and sixteen
@@ -72,5 +72,54 @@ VX_INLINE void dot_4(const float *q, const float *const x[4], size_t n, float ou
 #undef STEP_DOT
 #undef KERNEL_1
 #undef KERNEL_4
+
+/* |q - x| of bytes, widened to 16 bits and squared by VPMADDWD. */
+VX_INLINE __m256i step_u8_avx2(__m256i acc, __m256i q, const uint8_t *x)
+{
+    const __m256i r = _mm256_load_si256((const __m256i *)(const void *)x);
+    const __m256i d = _mm256_or_si256(_mm256_subs_epu8(q, r), _mm256_subs_epu8(r, q));
+    const __m256i lo = _mm256_unpacklo_epi8(d, _mm256_setzero_si256());
+    const __m256i hi = _mm256_unpackhi_epi8(d, _mm256_setzero_si256());
+    acc = _mm256_add_epi32(acc, _mm256_madd_epi16(lo, lo));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(hi, hi));
+}
+
+VX_INLINE uint32_t sum_u32_avx2(__m256i a)
+{
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4E));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1));
+    return (uint32_t)_mm_cvtsi128_si32(s);
+}
+
+VX_INLINE __m256i load_u8_avx2(const uint8_t *at)
+{
+    return _mm256_load_si256((const __m256i *)(const void *)at);
+}
+
+VX_INLINE uint32_t u8l2sq_1(const uint8_t *q, const uint8_t *x, size_t n)
+{
+    __m256i a = _mm256_setzero_si256(), b = a;
+    for (size_t i = 0; i < n; i += 64) {
+        a = step_u8_avx2(a, load_u8_avx2(q + i), x + i);
+        b = step_u8_avx2(b, load_u8_avx2(q + i + 32), x + i + 32);
+    }
+    return sum_u32_avx2(_mm256_add_epi32(a, b));
+}
+
+VX_INLINE void u8l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, uint32_t out[4])
+{
+    __m256i a[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                    _mm256_setzero_si256()};
+    for (size_t i = 0; i < n; i += 32) {
+        const __m256i r = load_u8_avx2(q + i);
+        a[0] = step_u8_avx2(a[0], r, x[0] + i);
+        a[1] = step_u8_avx2(a[1], r, x[1] + i);
+        a[2] = step_u8_avx2(a[2], r, x[2] + i);
+        a[3] = step_u8_avx2(a[3], r, x[3] + i);
+    }
+    for (int i = 0; i < 4; i++)
+        out[i] = sum_u32_avx2(a[i]);
+}
 
 #endif

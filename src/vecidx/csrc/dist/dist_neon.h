@@ -1,4 +1,4 @@
-/* dist_neon.h - float32 distances for arm64.
+/* dist_neon.h - distances for arm64.
  *
  * Contract: dist_scalar.h.  Four sums of four lanes a row in the _1 forms; the
  * _4 forms call it four times, since sixteen chains would spill nothing but
@@ -60,6 +60,26 @@ VX_INLINE void dot_4(const float *q, const float *const x[4], size_t n, float ou
 {
     for (int i = 0; i < 4; i++)
         out[i] = dot_1(q, x[i], n);
+}
+
+VX_INLINE uint32_t u8l2sq_1(const uint8_t *q, const uint8_t *x, size_t n)
+{
+    uint32x4_t a = vdupq_n_u32(0), b = a;
+    for (size_t i = 0; i < n; i += 32) {
+        const uint8x16_t d = vabdq_u8(vld1q_u8(q + i), vld1q_u8(x + i));
+        const uint8x16_t e = vabdq_u8(vld1q_u8(q + i + 16), vld1q_u8(x + i + 16));
+        a = vpadalq_u16(a, vmull_u8(vget_low_u8(d), vget_low_u8(d)));
+        b = vpadalq_u16(b, vmull_high_u8(d, d));
+        a = vpadalq_u16(a, vmull_u8(vget_low_u8(e), vget_low_u8(e)));
+        b = vpadalq_u16(b, vmull_high_u8(e, e));
+    }
+    return vaddvq_u32(vaddq_u32(a, b));
+}
+
+VX_INLINE void u8l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, uint32_t out[4])
+{
+    for (int i = 0; i < 4; i++)
+        out[i] = u8l2sq_1(q, x[i], n);
 }
 
 #endif

@@ -92,6 +92,14 @@ bool vx_ctx_fit(vx_ctx *ctx, const vx_view *view, size_t n, size_t ef)
         ctx->pool = pool;
         ctx->pool_room = room;
     }
+    if (view->codec != NULL && view->codec->row_bytes > ctx->code_room) {
+        vx_free(ctx->code);
+        ctx->code_room = 0;
+        ctx->code = vx_alloc(view->codec->row_bytes, 1);
+        if (ctx->code == NULL)
+            return false;
+        ctx->code_room = view->codec->row_bytes;
+    }
     ctx->n_pool = 0;
     return true;
 }
@@ -121,6 +129,7 @@ void vx_ctx_free_all(vx_graph *graph)
     while (ctx != NULL) {
         vx_ctx *next = ctx->next;
         vx_free(ctx->query);
+        vx_free(ctx->code);
         vx_free(ctx->visited);
         vx_free(ctx->touched);
         vx_free(ctx->pool);

@@ -37,6 +37,8 @@ typedef struct vx_ctx {
 
     /* Everything below belongs to whoever holds the context. */
     float *query;        /* row_floats, padded with zeros                       */
+    uint8_t *code;       /* of the query, where the graph is quantised          */
+    size_t code_room;
     uint64_t *visited;   /* one bit a slot; all zero between walks              */
     size_t visited_rows; /* slots it has room for                               */
     uint32_t *touched;   /* slots visited, in order, VX_TOUCHED + one row's worth */

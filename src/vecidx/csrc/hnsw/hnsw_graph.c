@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "../base/vx_alloc.h"
+#include "../base/vx_pool.h"
 #include "../base/vx_rng.h"
 #include "../base/vx_status.h"
 #include "hnsw_ctx.h"
@@ -26,6 +27,7 @@ static size_t row_bytes(const vx_view *view, int plane)
     case VX_PLANE_BIRTHS: return sizeof(uint64_t);
     case VX_PLANE_DEATHS: return sizeof(uint64_t);
     case VX_PLANE_TWINS: return sizeof(uint32_t);
+    case VX_PLANE_CODES: return view->codec != NULL ? view->codec->row_bytes : 0;
     case VX_PLANE_UPPER: return view->upper_bytes;
     default: return view->norms != NULL ? sizeof(float) : 0;
     }
@@ -81,18 +83,20 @@ static void set_bases(vx_view *view)
     view->births = (_Atomic uint64_t *)(void *)view->planes[VX_PLANE_BIRTHS].base;
     view->deaths = (_Atomic uint64_t *)(void *)view->planes[VX_PLANE_DEATHS].base;
     view->twins = (_Atomic uint32_t *)(void *)view->planes[VX_PLANE_TWINS].base;
+    view->codes = (uint8_t *)view->planes[VX_PLANE_CODES].base;
     view->upper = view->planes[VX_PLANE_UPPER].base;
 }
 
 /* A view with address space for at least `rows` and `upper`, and for more where
  * that costs nothing. */
-static vx_status new_view(const vx_params *params, uint64_t rows, uint64_t upper,
-                          vx_view **out, vx_error *err)
+static vx_status new_view(const vx_params *params, const vx_codec *codec, uint64_t rows,
+                          uint64_t upper, vx_view **out, vx_error *err)
 {
     static float is_cosine; /* its address only: "norms exist" before they do */
     vx_view *view = vx_zalloc(1, sizeof *view);
     if (view == NULL)
         return vx_fail_nomem(err, "an index");
+    view->codec = codec;
     view->M = params->M;
     view->M0 = 2 * params->M;
     view->row_floats = vx_round_up(params->dim, 16);
@@ -103,6 +107,7 @@ static vx_status new_view(const vx_params *params, uint64_t rows, uint64_t upper
 
     size_t each = 64; /* labels, births and the like */
     each += view->row_floats * sizeof(float) + view->block_bytes;
+    each += row_bytes(view, VX_PLANE_CODES);
     const size_t budget = vx_plane_budget();
     uint64_t roomy = SMALL_VIEW_ROWS;
     if (rows > SMALL_VIEW_ROWS) {
@@ -142,7 +147,7 @@ vx_status vx_graph_init(vx_graph *graph, const vx_params *params, vx_error *err)
     graph->params = *params;
     graph->row_floats = vx_round_up(params->dim, 16);
     vx_view *view = NULL;
-    const vx_status st = new_view(params, params->capacity, 0, &view, err);
+    const vx_status st = new_view(params, NULL, params->capacity, 0, &view, err);
     if (st == VX_OK)
         atomic_init(&graph->view, view);
     return st;
@@ -167,6 +172,7 @@ void vx_graph_fini(vx_graph *graph)
     vx_ctx_free_all(graph);
     free_unused_retired(graph);
     free_view(atomic_load(&graph->view));
+    vx_codec_free(graph->codec);
     memset(graph, 0, sizeof *graph);
 }
 
@@ -184,10 +190,11 @@ static vx_status commit(vx_view *view, uint64_t rows, uint64_t upper, vx_error *
     return VX_OK;
 }
 
+/* The first n rows, published or not. */
 static void copy_rows(vx_view *to, const vx_view *from, uint32_t n)
 {
     for (int i = 0; i < VX_N_PLANES; i++) {
-        const size_t bytes = row_bytes(from, i) * (i == VX_PLANE_UPPER ? from->n_upper : n);
+        const size_t bytes = i == VX_PLANE_CODES && from->codec != to->codec ? 0 : row_bytes(from, i) * (i == VX_PLANE_UPPER ? from->n_upper : n);
         /* Zero pages that were never touched stay so. */
         const bool is_zero =
             i == VX_PLANE_TWINS ? !atomic_load(&from->any_twins)
@@ -199,9 +206,38 @@ static void copy_rows(vx_view *to, const vx_view *from, uint32_t n)
     to->n_upper = from->n_upper;
     atomic_init(&to->any_dead, atomic_load(&from->any_dead));
     atomic_init(&to->any_twins, atomic_load(&from->any_twins));
-    atomic_init(&to->n_rows, n);
+    atomic_init(&to->n_rows, atomic_load(&from->n_rows));
     atomic_init(&to->entry, atomic_load(&from->entry));
     atomic_init(&to->seq, atomic_load(&from->seq));
+}
+
+/* A view with room for n_rows or with other planes, holding the first n_copied rows of
+ * the current one. */
+static vx_status new_copy(const vx_graph *graph, const vx_codec *codec, uint64_t n_rows,
+                          uint64_t n_upper, uint32_t n_copied, vx_view **out, vx_error *err)
+{
+    const vx_view *view = atomic_load(&graph->view);
+    vx_view *copy = NULL;
+    vx_status st = new_view(&graph->params, codec, n_rows, n_upper, &copy, err);
+    if (st != VX_OK)
+        return st;
+    st = commit(copy, n_rows, n_upper, err);
+    if (st != VX_OK) {
+        free_view(copy);
+        return st;
+    }
+    copy_rows(copy, view, n_copied);
+    *out = copy;
+    return VX_OK;
+}
+
+static void swap_view(vx_graph *graph, vx_view *view)
+{
+    vx_view *old = atomic_load(&graph->view);
+    atomic_store_explicit(&graph->view, view, memory_order_seq_cst);
+    old->retired_next = graph->retired;
+    graph->retired = old;
+    free_unused_retired(graph);
 }
 
 vx_status vx_graph_reserve(vx_graph *graph, uint64_t n_rows, uint64_t n_upper, vx_error *err)
@@ -216,19 +252,60 @@ vx_status vx_graph_reserve(vx_graph *graph, uint64_t n_rows, uint64_t n_upper, v
         return commit(view, n_rows, n_upper, err);
 
     vx_view *larger = NULL;
-    vx_status st = new_view(&graph->params, n_rows, n_upper, &larger, err);
+    const vx_status st = new_copy(graph, graph->codec, n_rows, n_upper,
+                                  atomic_load(&view->n_rows), &larger, err);
+    if (st == VX_OK)
+        swap_view(graph, larger);
+    return st;
+}
+
+struct encoding {
+    const vx_view *view;
+    vx_slot first;
+};
+
+static void encode_piece(void *arg, size_t begin, size_t end, unsigned who)
+{
+    const struct encoding *e = arg;
+    const vx_view *view = e->view;
+    (void)who;
+    for (size_t i = begin; i < end; i++) {
+        const size_t slot = e->first + i;
+        vx_codec_encode(view->codec, vx_view_vector(view, (vx_slot)slot), false,
+                        view->codes + slot * view->codec->row_bytes);
+    }
+}
+
+#define ENCODE_GRAIN 256u
+
+static vx_status encode(const vx_view *view, vx_slot begin, vx_slot end, const vx_run *run)
+{
+    struct encoding e = {view, begin};
+    return vx_pool_run(end - begin, ENCODE_GRAIN, run, 0, 0, encode_piece, &e);
+}
+
+vx_status vx_graph_encode(vx_graph *graph, vx_slot begin, vx_slot end, const vx_run *run)
+{
+    const vx_view *view = atomic_load(&graph->view);
+    return view->codec != NULL ? encode(view, begin, end, run) : VX_OK;
+}
+
+vx_status vx_graph_quantise(vx_graph *graph, vx_codec *codec, uint64_t n_rows, const vx_run *run,
+                            vx_error *err)
+{
+    const vx_view *view = atomic_load(&graph->view);
+    vx_view *quantised = NULL;
+    vx_status st = new_copy(graph, codec, n_rows, view->upper_capacity, (uint32_t)n_rows,
+                            &quantised, err);
     if (st != VX_OK)
         return st;
-    st = commit(larger, n_rows, n_upper, err);
+    st = encode(quantised, 0, (vx_slot)n_rows, run);
     if (st != VX_OK) {
-        free_view(larger);
-        return st;
+        free_view(quantised);
+        return vx_fail(err, st, "interrupted");
     }
-    copy_rows(larger, view, atomic_load(&view->n_rows));
-    atomic_store_explicit(&graph->view, larger, memory_order_seq_cst);
-    view->retired_next = graph->retired;
-    graph->retired = view;
-    free_unused_retired(graph);
+    graph->codec = codec;
+    swap_view(graph, quantised);
     return VX_OK;
 }
 

@@ -37,6 +37,7 @@
 
 #include "../base/vx_base.h"
 #include "../base/vx_plane.h"
+#include "../quant/quant_codec.h"
 
 #define VX_FILLER 0x80000000u
 #define VX_PAD 0xFFFFFFFFu
@@ -59,6 +60,7 @@ enum vx_plane_name {
     VX_PLANE_BIRTHS,   /* u64, see vx_view_sees                                  */
     VX_PLANE_DEATHS,   /* u64                                                    */
     VX_PLANE_TWINS,    /* u32: 1 + the next row equal to this one; 0: none       */
+    VX_PLANE_CODES,    /* u8, where the graph is quantised (quant_codec.h)       */
     VX_PLANE_UPPER,    /* link rows of the layers above 0                        */
     VX_N_PLANES
 };
@@ -73,7 +75,9 @@ typedef struct vx_view {
     float *norms;
     _Atomic uint64_t *births, *deaths;
     _Atomic uint32_t *twins;
+    uint8_t *codes;
     char *upper;
+    const vx_codec *codec; /* NULL: not quantised, or too few rows yet       */
     size_t row_floats;  /* a multiple of 16                                  */
     size_t block_bytes; /* of a layer-0 link row                             */
     size_t upper_bytes; /* of a link row above                               */
@@ -97,6 +101,7 @@ typedef struct vx_graph {
     vx_params params;          /* fixed                                       */
     size_t row_floats;         /* fixed; of every view                        */
     _Atomic(vx_view *) view;   /* never NULL                                  */
+    vx_codec *codec;           /* of the current view and those retired; writer */
     uint64_t n_unproven;       /* rows added since vx_reconnect; writer       */
     vx_view *retired;          /* replaced views a reader may still use; writer */
     _Atomic(struct vx_ctx *) contexts; /* hnsw_ctx.h                          */
@@ -110,6 +115,15 @@ void vx_graph_fini(vx_graph *graph); /* a zeroed graph is fine */
  * VX_E_NOMEM nothing has changed. */
 vx_status vx_graph_reserve(vx_graph *graph, uint64_t n_rows, uint64_t n_upper, vx_error *err);
 
+/* Put a trained codec to work: a new view, with room for codes, replaces the current
+ * one.  The codes of all rows up to `n_rows` are computed.  The graph owns the codec
+ * from then on.  Writer only; on an error nothing has changed. */
+vx_status vx_graph_quantise(vx_graph *graph, vx_codec *codec, uint64_t n_rows, const vx_run *run,
+                            vx_error *err);
+
+/* The codes of rows begin .. end-1, whose vectors are in place.  Writer only. */
+vx_status vx_graph_encode(vx_graph *graph, vx_slot begin, vx_slot end, const vx_run *run);
+
 /* The highest layer of a row, drawn from (seed, slot): P(level >= l) = M^-l. */
 unsigned vx_graph_draw_level(const vx_graph *graph, vx_slot slot);
 
@@ -119,12 +133,6 @@ void vx_graph_place_rows(vx_graph *graph, vx_view *view, vx_slot begin, vx_slot 
 
 /* Upper rows that slots begin .. end-1 will need. */
 uint64_t vx_graph_upper_needed(const vx_graph *graph, vx_slot begin, uint64_t end);
-
-/* The metric as kernels know it: l2sq, or inner product (cosine on unit rows). */
-VX_INLINE unsigned vx_graph_kernel_metric(const vx_graph *graph)
-{
-    return graph->params.metric == VX_L2SQ ? 0 : 1;
-}
 
 VX_INLINE const float *vx_view_vector(const vx_view *view, vx_slot slot)
 {
@@ -189,6 +197,12 @@ VX_INLINE bool vx_view_sees(const vx_view *view, const vx_snapshot *now, vx_slot
     const uint64_t birth = atomic_load_explicit(&view->births[slot], memory_order_relaxed);
     const uint64_t death = atomic_load_explicit(&view->deaths[slot], memory_order_relaxed);
     return birth <= now->seq && (death == 0 || death > now->seq);
+}
+
+/* May a node stand for a row that the search may return: itself or a twin? */
+VX_INLINE bool vx_view_shows(const vx_view *view, const vx_snapshot *now, vx_slot node)
+{
+    return vx_view_sees(view, now, node) || vx_view_next_twin(view, node) < view->capacity;
 }
 
 #endif

@@ -83,7 +83,7 @@ struct edge {
 struct insert {
     vx_graph *graph;
     vx_view *view;
-    const vx_metric_ops *ops;
+    vx_space space; /* what is walked and linked by */
     vx_run run;        /* with the number of threads settled                   */
     vx_ctx **contexts; /* one a thread, by `who`                              */
     unsigned n_contexts;
@@ -125,7 +125,7 @@ static void offer_batch(const struct insert *in, vx_slot slot, unsigned layer, v
 {
     const vx_view *view = in->view;
     const size_t ef = in->graph->params.ef_construction;
-    const float *vector = vx_view_vector(view, slot);
+    const void *vector = vx_space_row(&in->space, slot);
     float dists[64];
 
     for (size_t i = 0; i < ctx->n_pool; i++)
@@ -133,14 +133,14 @@ static void offer_batch(const struct insert *in, vx_slot slot, unsigned layer, v
     for (vx_slot row = in->begin; row < in->end; row += 64) {
         const vx_slot n = in->end - row < 64 ? in->end - row : 64;
         if (layer == 0)
-            in->ops->scan(vector, vx_view_vector(view, row), view->row_floats, n, dists);
+            in->space.ops->scan(vector, vx_space_row(&in->space, row), in->space.row_bytes, n, dists);
         for (vx_slot i = 0; i < n; i++) {
             if (row + i == slot || view->levels[row + i] < layer ||
                 in->copy_of[row + i - in->begin] != VX_NO_SLOT)
                 continue;
             if (layer > 0)
                 dists[i] =
-                    in->ops->pair(vector, vx_view_vector(view, row + i), view->row_floats);
+                    in->space.ops->pair(vector, vx_space_row(&in->space, row + i), in->space.row_bytes);
             pool_offer(ctx, ef, vx_key_of(dists[i], row + i));
         }
     }
@@ -187,9 +187,9 @@ static void find_copies(struct insert *in)
 static vx_slot find_twin(const struct insert *in, vx_slot slot, const vx_ctx *ctx)
 {
     const vx_view *view = in->view;
-    const float *vector = vx_view_vector(view, slot);
+    const void *vector = vx_space_row(&in->space, slot);
     /* Not 0: a unit row's inner product with itself is rounded. */
-    const float equal = in->ops->pair(vector, vector, view->row_floats);
+    const float equal = in->space.ops->pair(vector, vector, in->space.row_bytes);
     vx_slot twin = VX_NO_SLOT;
     for (size_t i = 0; i < ctx->n_pool && vx_key_dist(ctx->pool[i]) <= equal; i++) {
         const vx_slot other = vx_key_slot(ctx->pool[i]);
@@ -203,7 +203,7 @@ static void link_row(struct insert *in, vx_slot slot, vx_ctx *ctx)
 {
     const vx_view *view = in->view;
     const size_t ef = in->graph->params.ef_construction;
-    const float *vector = vx_view_vector(view, slot);
+    const void *vector = vx_space_row(&in->space, slot);
     const unsigned level = view->levels[slot];
     const bool has_graph = in->entry != VX_NO_ENTRY;
     const unsigned top = has_graph ? (unsigned)(in->entry >> 32) : 0;
@@ -217,14 +217,14 @@ static void link_row(struct insert *in, vx_slot slot, vx_ctx *ctx)
 
     vx_key nearest = 0;
     if (has_graph)
-        nearest = in->ops->descend(vector, view, in->begin, (vx_slot)in->entry, top,
+        nearest = in->space.ops->descend(&in->space, vector, view, in->begin, (vx_slot)in->entry, top,
                                 level < top ? level + 1 : top + 1);
     for (unsigned layer = level + 1; layer-- > 0;) {
         ctx->n_pool = 0;
         if (has_graph && layer <= top) {
             ctx->pool[0] = nearest & ~(vx_key)1;
             ctx->n_pool = 1;
-            in->ops->walk(vector, view, in->begin, layer, ef, build_share(ef),
+            in->space.ops->walk(&in->space, vector, view, in->begin, layer, ef, build_share(ef),
                          (uint32_t)build_share(vx_view_row_links(view, layer)), ctx);
             vx_ctx_forget(ctx);
             nearest = ctx->pool[0];
@@ -234,7 +234,7 @@ static void link_row(struct insert *in, vx_slot slot, vx_ctx *ctx)
             *twin = find_twin(in, slot, ctx);
 
         vx_row row;
-        vx_row_select(in->ops, view, ctx->pool, ctx->n_pool, vx_view_row_links(view, layer), &row);
+        vx_row_select(&in->space, view, ctx->pool, ctx->n_pool, vx_view_row_links(view, layer), &row);
         vx_row_store_kept(view, &in->kept, slot, layer, &row);
         for (uint32_t i = 0; i < row.n_chosen; i++)
             edges[n_edges++] = (struct edge){row.slots[i], slot, row.dists[i], layer};
@@ -261,7 +261,7 @@ static void lead_to_nodes(const struct insert *in, vx_slot slot, unsigned layer)
 {
     const vx_view *view = in->view;
     vx_row row, led = {.n = 0, .n_chosen = 0};
-    vx_row_load_kept(in->ops, view, &in->kept, slot, layer, &row);
+    vx_row_load_kept(&in->space, view, &in->kept, slot, layer, &row);
     for (uint32_t i = 0; i < row.n; i++) {
         const vx_slot twin = twin_of(in, row.slots[i]);
         const vx_slot to = twin == VX_NO_SLOT ? row.slots[i] : twin;
@@ -364,9 +364,9 @@ static void apply_part(struct insert *in, size_t part)
         const unsigned layer = in->by_part[i].layer;
         const uint32_t cap = vx_view_row_links(view, layer);
         vx_row row;
-        vx_row_load_kept(in->ops, view, &in->kept, target, layer, &row);
+        vx_row_load_kept(&in->space, view, &in->kept, target, layer, &row);
         for (; i < end && in->by_part[i].target == target && in->by_part[i].layer == layer; i++) {
-            const vx_slot lost = vx_row_offer(in->ops, view, &row, cap, in->by_part[i].source,
+            const vx_slot lost = vx_row_offer(&in->space, view, &row, cap, in->by_part[i].source,
                                               in->by_part[i].dist);
             /* New rows are looked up anyway. */
             in->lost[i] = layer == 0 && lost < in->begin ? lost : VX_NO_SLOT;
@@ -404,7 +404,7 @@ static void keep_in_links(struct insert *in, const vx_run *quiet)
     vx_pool_run(in->n_suspects, 64, quiet, 0, 0, look_piece, in);
     for (size_t i = 0; i < in->n_suspects; i++)
         if (in->is_cut[i] && !vx_has_in_link(in->view, in->suspects[i], VX_NO_SLOT))
-            vx_force_in_link(in->ops, in->view, &in->kept, in->suspects[i]);
+            vx_force_in_link(&in->space, in->view, &in->kept, in->suspects[i]);
 }
 
 /* ---- the batch ------------------------------------------------------------------ */
@@ -542,11 +542,12 @@ static bool is_stopped(void *arg)
 vx_status vx_graph_insert(vx_graph *graph, vx_slot end, const vx_run *run,
                           vx_publish_fn publish_fn, void *publish_arg, vx_error *err)
 {
-    struct insert in = {.graph = graph, .ops = vx_graph_ops(graph)};
+    struct insert in = {.graph = graph};
     if (run != NULL)
         in.run = *run;
     in.run.num_threads = vx_pool_width(run);
     in.view = atomic_load(&graph->view);
+    in.space = vx_graph_space(graph, in.view);
     const vx_slot first = atomic_load(&in.view->n_rows);
     const bool proves = (graph->n_unproven + end - first) * UNPROVEN_SHARE >= end;
     vx_reach reach = {0};
@@ -570,7 +571,7 @@ vx_status vx_graph_insert(vx_graph *graph, vx_slot end, const vx_run *run,
         const vx_slot entry = (vx_slot)atomic_load(&in.view->entry);
         struct asker asker = {&in.run, vx_now_ns(), n - first};
         const vx_halt halt = {is_stopped, &asker};
-        if (vx_reconnect(in.ops, in.view, n, entry, &reach, in.contexts[0],
+        if (vx_reconnect(&in.space, in.view, n, entry, &reach, in.contexts[0],
                          st == VX_OK ? &halt : NULL))
             graph->n_unproven = 0;
         else

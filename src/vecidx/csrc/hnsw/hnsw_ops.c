@@ -25,7 +25,17 @@ const vx_ops *vx_ops_of(vx_level level)
     }
 }
 
-const vx_metric_ops *vx_graph_ops(const vx_graph *graph)
+vx_space vx_graph_vectors(const vx_graph *graph, const vx_view *view)
 {
-    return &vx_ops_of(vx_level_active())->metric[vx_graph_kernel_metric(graph)];
+    const int kind = graph->params.metric == VX_L2SQ ? VX_KIND_F32_L2SQ : VX_KIND_F32_IP;
+    return (vx_space){&vx_ops_of(vx_level_active())->kind[kind],
+                      (const char *)view->vectors, view->row_floats * sizeof(float)};
+}
+
+vx_space vx_graph_space(const vx_graph *graph, const vx_view *view)
+{
+    if (view->codec == NULL)
+        return vx_graph_vectors(graph, view);
+    return (vx_space){&vx_ops_of(vx_level_active())->kind[VX_KIND_U8_L2SQ],
+                      (const char *)view->codes, view->codec->row_bytes};
 }

@@ -10,42 +10,69 @@
 #include "../dist/dist.h"
 #include "hnsw_ctx.h"
 
-/* Functions for one kernel metric: l2sq, or inner product as 1 - dot. */
-typedef struct vx_metric_ops {
-    /* One pair of rows, padded to row_floats (dist_scalar.h has the contract). */
-    float (*pair)(const float *a, const float *b, size_t row_floats);
+typedef struct vx_metric_ops vx_metric_ops;
+
+/* Rows that distances are computed between, and how.  A graph has its vectors
+ * and, where it is quantised, codes of them: whoever walks, selects or repairs is
+ * told which to use, and a query is a row of the same kind. */
+typedef struct vx_space {
+    const vx_metric_ops *ops;
+    const char *rows;
+    size_t row_bytes; /* a multiple of VX_LINE */
+} vx_space;
+
+VX_INLINE const void *vx_space_row(const vx_space *space, vx_slot slot)
+{
+    return space->rows + (size_t)slot * space->row_bytes;
+}
+
+/* Functions for one kind of rows (vx_kind). */
+struct vx_metric_ops {
+    /* One pair of rows, padded to row_bytes (dist_scalar.h has the contract). */
+    float (*pair)(const void *a, const void *b, size_t row_bytes);
 
     /* `query` to n rows named by slot, fetched ahead in waves. */
-    void (*many)(const float *query, const float *rows, size_t row_floats,
+    void (*many)(const void *query, const void *rows, size_t row_bytes,
                  const vx_slot *slots, size_t n, float *out);
 
     /* `query` to n rows that follow one another. */
-    void (*scan)(const float *query, const float *rows, size_t row_floats, size_t n, float *out);
+    void (*scan)(const void *query, const void *rows, size_t row_bytes, size_t n, float *out);
 
     /* Greedy descent (Algorithm 2 with ef = 1): from `from`, through the layers
      * top .. bottom, to the nearest row found, whose key is returned.  Rows at
      * or above `n` do not exist for it. */
-    vx_key (*descend)(const float *query, const vx_view *view, uint32_t n, vx_slot from,
-                      unsigned top, unsigned bottom);
+    vx_key (*descend)(const vx_space *space, const void *query, const vx_view *view, uint32_t n,
+                      vx_slot from, unsigned top, unsigned bottom);
 
     /* Best-first walk of one layer (Algorithm 2) with a pool of `ef`, from the
      * entries in ctx->pool, which are marked visited here.  Leaves the nearest
      * found in ctx->pool, rising, and the visited set dirty.  It ends when
      * the nearest `window` are expanded (ef: all of them); of each row the first
      * `degree` links are read. */
-    void (*walk)(const float *query, const vx_view *view, uint32_t n, unsigned layer,
-                 size_t ef, size_t window, uint32_t degree, vx_ctx *ctx);
-} vx_metric_ops;
+    void (*walk)(const vx_space *space, const void *query, const vx_view *view, uint32_t n,
+                 unsigned layer, size_t ef, size_t window, uint32_t degree, vx_ctx *ctx);
+};
+
+/* Kinds of rows. */
+enum vx_kind {
+    VX_KIND_F32_L2SQ, /* float32, squared Euclidean distance                    */
+    VX_KIND_F32_IP,   /* float32, 1 - dot                                       */
+    VX_KIND_U8_L2SQ,  /* unsigned bytes, squared Euclidean distance: codes      */
+    VX_N_KINDS
+};
 
 typedef struct vx_ops {
     vx_level level;
-    vx_metric_ops metric[2];
+    vx_metric_ops kind[VX_N_KINDS];
 } vx_ops;
 
 /* The table of a level, or NULL if this build has none. */
 const vx_ops *vx_ops_of(vx_level level);
 
-/* The functions a graph uses: its metric, at the active level. */
-const vx_metric_ops *vx_graph_ops(const vx_graph *graph);
+/* What the graph is walked on: codes where it has them, otherwise the vectors. */
+vx_space vx_graph_space(const vx_graph *graph, const vx_view *view);
+
+/* The vectors as they are, under the graph's metric. */
+vx_space vx_graph_vectors(const vx_graph *graph, const vx_view *view);
 
 #endif

@@ -21,14 +21,14 @@ static float *kept_row(const vx_edge_dists *kept, vx_slot owner, unsigned layer)
     return (float *)(void *)kept->plane.base + (size_t)owner * kept->row_links;
 }
 
-void vx_row_load_kept(const vx_metric_ops *ops, const vx_view *view, const vx_edge_dists *kept,
+void vx_row_load_kept(const vx_space *space, const vx_view *view, const vx_edge_dists *kept,
                       vx_slot owner, unsigned layer, vx_row *row)
 {
     union { float f; uint32_t u; } first = {0};
     const float *dists = kept_row(kept, owner, layer);
     if (dists != NULL)
         first.f = dists[0];
-    vx_row_load(ops, view, owner, layer, first.u != 0 ? dists : NULL, row);
+    vx_row_load(space, view, owner, layer, first.u != 0 ? dists : NULL, row);
 }
 
 void vx_row_store_kept(const vx_view *view, const vx_edge_dists *kept, vx_slot owner,
@@ -62,14 +62,14 @@ bool vx_has_in_link(const vx_view *view, vx_slot slot, vx_slot except)
     return false;
 }
 
-void vx_force_in_link(const vx_metric_ops *ops, const vx_view *view, const vx_edge_dists *kept,
+void vx_force_in_link(const vx_space *space, const vx_view *view, const vx_edge_dists *kept,
                       vx_slot slot)
 {
     vx_row own, row;
-    vx_row_load_kept(ops, view, kept, slot, 0, &own);
+    vx_row_load_kept(space, view, kept, slot, 0, &own);
     for (uint32_t i = 0; i < own.n; i++) {
         const vx_slot neighbour = own.slots[i];
-        vx_row_load_kept(ops, view, kept, neighbour, 0, &row);
+        vx_row_load_kept(space, view, kept, neighbour, 0, &row);
         uint32_t victim = row.n;
         if (row.n == view->M0) {
             while (victim > 0 && !vx_has_in_link(view, row.slots[victim - 1], neighbour))
@@ -135,11 +135,11 @@ bool vx_reach_from(vx_reach *reach, const vx_view *view, uint32_t n, vx_slot fro
 
 /* Link `owner` to `slot`, dropping no link that the tree uses.  False if every
  * link of the row is in the tree. */
-static bool tie(const vx_metric_ops *ops, const vx_view *view, const vx_reach *reach,
+static bool tie(const vx_space *space, const vx_view *view, const vx_reach *reach,
                 vx_slot owner, vx_slot slot)
 {
     vx_row row;
-    vx_row_load(ops, view, owner, 0, NULL, &row);
+    vx_row_load(space, view, owner, 0, NULL, &row);
     uint32_t victim = row.n;
     if (row.n == view->M0) {
         while (victim > 0 && reach->parent[row.slots[victim - 1]] == owner)
@@ -148,7 +148,7 @@ static bool tie(const vx_metric_ops *ops, const vx_view *view, const vx_reach *r
             return false;
     }
     const float dist =
-        ops->pair(vx_view_vector(view, owner), vx_view_vector(view, slot), view->row_floats);
+        space->ops->pair(vx_space_row(space, owner), vx_space_row(space, slot), space->row_bytes);
     vx_row_force(&row, victim, slot, dist);
     vx_row_store(view, owner, 0, NULL, &row);
     return true;
@@ -156,7 +156,7 @@ static bool tie(const vx_metric_ops *ops, const vx_view *view, const vx_reach *r
 
 #define RECONNECT_EF 64u
 
-bool vx_reconnect(const vx_metric_ops *ops, const vx_view *view, uint32_t n, vx_slot entry,
+bool vx_reconnect(const vx_space *space, const vx_view *view, uint32_t n, vx_slot entry,
                   vx_reach *reach, vx_ctx *ctx, const vx_halt *halt)
 {
     if (!vx_reach_from(reach, view, n, entry, entry, halt))
@@ -167,19 +167,19 @@ bool vx_reconnect(const vx_metric_ops *ops, const vx_view *view, uint32_t n, vx_
         if (vx_halt_asked(halt))
             return false;
         /* From the entry on layer 0 itself, so that only reached rows are found. */
-        const float *vector = vx_view_vector(view, slot);
+        const void *vector = vx_space_row(space, slot);
         ctx->pool[0] =
-            vx_key_of(ops->pair(vector, vx_view_vector(view, entry), view->row_floats), entry);
+            vx_key_of(space->ops->pair(vector, vx_space_row(space, entry), space->row_bytes), entry);
         ctx->n_pool = 1;
-        ops->walk(vector, view, n, 0, RECONNECT_EF, RECONNECT_EF, view->M0, ctx);
+        space->ops->walk(space, vector, view, n, 0, RECONNECT_EF, RECONNECT_EF, view->M0, ctx);
         vx_ctx_forget(ctx);
         vx_slot owner = VX_NO_SLOT;
         for (size_t i = 0; i < ctx->n_pool && owner == VX_NO_SLOT; i++)
-            if (tie(ops, view, reach, vx_key_slot(ctx->pool[i]), slot))
+            if (tie(space, view, reach, vx_key_slot(ctx->pool[i]), slot))
                 owner = vx_key_slot(ctx->pool[i]);
         /* A tree of r rows uses r - 1 links, so some row has one to spare. */
         for (uint32_t i = 0; i < reach->n_reached && owner == VX_NO_SLOT; i++)
-            if (tie(ops, view, reach, reach->queue[i], slot))
+            if (tie(space, view, reach, reach->queue[i], slot))
                 owner = reach->queue[i];
         if (owner != VX_NO_SLOT && !vx_reach_from(reach, view, n, slot, owner, halt))
             return false;

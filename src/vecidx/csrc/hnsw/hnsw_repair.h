@@ -13,7 +13,7 @@ typedef struct vx_edge_dists {
 } vx_edge_dists;
 
 /* Read or write a row, on layer 0 through the kept distances. */
-void vx_row_load_kept(const vx_metric_ops *ops, const vx_view *view, const vx_edge_dists *kept,
+void vx_row_load_kept(const vx_space *space, const vx_view *view, const vx_edge_dists *kept,
                       vx_slot owner, unsigned layer, vx_row *row);
 void vx_row_store_kept(const vx_view *view, const vx_edge_dists *kept, vx_slot owner,
                        unsigned layer, const vx_row *row);
@@ -23,7 +23,7 @@ bool vx_has_in_link(const vx_view *view, vx_slot slot, vx_slot except);
 
 /* Make one of its neighbours link to `slot`, taking the place of a row that has
  * another in-link.  Does nothing where there is no such place. */
-void vx_force_in_link(const vx_metric_ops *ops, const vx_view *view, const vx_edge_dists *kept,
+void vx_force_in_link(const vx_space *space, const vx_view *view, const vx_edge_dists *kept,
                       vx_slot slot);
 
 /* Room for a search of the whole graph from its entry. */
@@ -42,7 +42,7 @@ bool vx_reach_from(vx_reach *reach, const vx_view *view, uint32_t n, vx_slot fro
 
 /* Give every node among the n rows a path from the entry; false if halted on the
  * way, which leaves a valid graph.  Writer only. */
-bool vx_reconnect(const vx_metric_ops *ops, const vx_view *view, uint32_t n, vx_slot entry,
+bool vx_reconnect(const vx_space *space, const vx_view *view, uint32_t n, vx_slot entry,
                   vx_reach *reach, vx_ctx *ctx, const vx_halt *halt);
 
 #endif

@@ -113,13 +113,14 @@ static void sort_heap(struct best *best)
 
 #define SCAN_ROWS 64u      /* rows a distance buffer holds                      */
 #define HALT_ROWS 1024u    /* rows between two questions; a multiple of SCAN_ROWS */
+#define RERANK_ROWS 64u    /* rows compared again in one go                      */
 #define SORTED_K 48u       /* up to here a sorted array beats a heap            */
 
 void vx_graph_scan(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
                    const float *queries, size_t n_queries, size_t k, const vx_halt *halt,
                    vx_label *out_labels, float *out_dists)
 {
-    const vx_metric_ops *ops = vx_graph_ops(graph);
+    const vx_space space = vx_graph_vectors(graph, view);
     const bool sorted = k <= SORTED_K;
     float dists[SCAN_ROWS];
 
@@ -133,8 +134,8 @@ void vx_graph_scan(const vx_graph *graph, const vx_view *view, const vx_snapshot
         const uint32_t n = now->n - row < SCAN_ROWS ? now->n - row : SCAN_ROWS;
         for (size_t q = 0; q < n_queries; q++) {
             struct best *b = &best[q];
-            ops->scan(queries + q * view->row_floats, vx_view_vector(view, row), view->row_floats,
-                      n, dists);
+            space.ops->scan(queries + q * view->row_floats, vx_space_row(&space, row),
+                            space.row_bytes, n, dists);
             for (uint32_t i = 0; i < n; i++) {
                 const size_t worst = sorted ? k - 1 : 0;
                 if (b->n == k && dists[i] > b->dists[worst])
@@ -191,22 +192,57 @@ size_t vx_graph_search_pool(const vx_snapshot *now, size_t ef, uint64_t n_live)
     return pool < (double)now->n ? (size_t)pool + 1 : now->n;
 }
 
+/* Codes that a query of k rows compares again by their vectors. */
+static size_t rerank_depth(size_t k) { return k + k / 2 + 8; }
+
+/* Offer the nearest in the pool, whose distances are those of codes, at the distances
+ * of their vectors. */
+static void rerank(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
+                   const vx_ctx *ctx, const vx_halt *halt, struct best *best)
+{
+    const vx_space space = vx_graph_vectors(graph, view);
+    const size_t depth = rerank_depth(best->k);
+    vx_slot slots[RERANK_ROWS];
+    float dists[RERANK_ROWS + 4];
+    size_t done = 0;
+    for (size_t i = 0; i < ctx->n_pool && done < depth;) {
+        size_t n = 0;
+        for (; i < ctx->n_pool && n < RERANK_ROWS && done + n < depth; i++)
+            if (vx_view_shows(view, now, vx_key_slot(ctx->pool[i])))
+                slots[n++] = vx_key_slot(ctx->pool[i]);
+        space.ops->many(ctx->query, space.rows, space.row_bytes, slots, n, dists);
+        for (size_t j = 0; j < n; j++)
+            offer_with_twins(best, view, now, halt, slots[j], dists[j]);
+        done += n;
+    }
+}
+
 void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
                        vx_ctx *ctx, size_t k, size_t ef, uint64_t n_live, const vx_halt *halt,
                        vx_label *out_labels, float *out_dists)
 {
-    const vx_metric_ops *ops = vx_graph_ops(graph);
+    const vx_space space = vx_graph_space(graph, view);
+    const void *query = ctx->query;
     struct best best = {out_labels, out_dists, 0, k};
     const vx_slot entry = (vx_slot)now->entry;
 
     if (!vx_graph_search_scans(now, ef) && entry < now->n) {
-        const vx_key nearest =
-            ops->descend(ctx->query, view, now->n, entry, (unsigned)(now->entry >> 32), 1);
+        if (view->codec != NULL) {
+            vx_codec_encode(view->codec, ctx->query, true, ctx->code);
+            query = ctx->code;
+        }
+        const vx_key nearest = space.ops->descend(&space, query, view, now->n, entry,
+                                                  (unsigned)(now->entry >> 32), 1);
         ctx->pool[0] = nearest;
         ctx->n_pool = 1;
         const size_t pool = vx_graph_search_pool(now, ef, n_live);
-        ops->walk(ctx->query, view, now->n, 0, pool, pool, view->M0, ctx);
+        space.ops->walk(&space, query, view, now->n, 0, pool, pool, view->M0, ctx);
         vx_ctx_forget(ctx);
+        if (view->codec != NULL) {
+            rerank(graph, view, now, ctx, halt, &best);
+            if (best.n == k)
+                return;
+        } else {
         /* The pool rises by distance, so a candidate beyond the k-th distance
          * ends it; equal distances go on, for the tie rule. */
         for (size_t i = 0; i < ctx->n_pool; i++) {
@@ -214,6 +250,7 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
             if (best.n == k && dist > best.dists[k - 1])
                 break;
             offer_with_twins(&best, view, now, halt, vx_key_slot(ctx->pool[i]), dist);
+        }
         }
         if (best.n == k)
             return;

@@ -42,14 +42,14 @@ static bool leads_to(float between, float dist)
 
 /* Does one of the first n_chosen links lead to `slot`, at distance `dist` from the
  * owner? */
-static bool is_led_to(const vx_metric_ops *ops, const vx_view *view, const vx_row *row,
+static bool is_led_to(const vx_space *space, const vx_view *view, const vx_row *row,
                       uint32_t n_chosen, vx_slot slot, float dist)
 {
-    const float *vector = vx_view_vector(view, slot);
+    const void *vector = vx_space_row(space, slot);
     float between[4];
     for (uint32_t i = 0; i < n_chosen; i += 4) {
         const uint32_t n = n_chosen - i < 4 ? n_chosen - i : 4;
-        ops->many(vector, view->vectors, view->row_floats, row->slots + i, n, between);
+        space->ops->many(vector, space->rows, space->row_bytes, row->slots + i, n, between);
         for (uint32_t j = 0; j < n; j++)
             if (leads_to(between[j], dist))
                 return true;
@@ -57,7 +57,7 @@ static bool is_led_to(const vx_metric_ops *ops, const vx_view *view, const vx_ro
     return false;
 }
 
-void vx_row_select(const vx_metric_ops *ops, const vx_view *view, const vx_key *candidates,
+void vx_row_select(const vx_space *space, const vx_view *view, const vx_key *candidates,
                    size_t n, uint32_t cap, vx_row *row)
 {
     vx_key passed[VX_MAX_ROW_LINKS];
@@ -66,7 +66,7 @@ void vx_row_select(const vx_metric_ops *ops, const vx_view *view, const vx_key *
     for (size_t i = 0; i < n && row->n_chosen < cap; i++) {
         const vx_slot slot = vx_key_slot(candidates[i]);
         const float dist = vx_key_dist(candidates[i]);
-        if (is_led_to(ops, view, row, row->n_chosen, slot, dist)) {
+        if (is_led_to(space, view, row, row->n_chosen, slot, dist)) {
             if (n_passed < cap)
                 passed[n_passed++] = candidates[i];
         } else {
@@ -115,7 +115,7 @@ static void insert_filler(vx_row *row, vx_slot slot, float dist)
     insert_at(row, place(row, row->n_chosen, row->n, slot, dist), slot, dist);
 }
 
-vx_slot vx_row_offer(const vx_metric_ops *ops, const vx_view *view, vx_row *row, uint32_t cap,
+vx_slot vx_row_offer(const vx_space *space, const vx_view *view, vx_row *row, uint32_t cap,
                      vx_slot source, float dist)
 {
     for (uint32_t i = 0; i < row->n; i++)
@@ -125,7 +125,7 @@ vx_slot vx_row_offer(const vx_metric_ops *ops, const vx_view *view, vx_row *row,
     const uint32_t at = place(row, 0, row->n_chosen, source, dist);
     if (row->n_chosen == cap && at == cap)
         return source;
-    const bool is_filler = is_led_to(ops, view, row, at, source, dist);
+    const bool is_filler = is_led_to(space, view, row, at, source, dist);
 
     /* Make room: the farthest filler goes, or, in a row of chosen links only, the
      * farthest of them - unless `source` is no better. */
@@ -146,7 +146,7 @@ vx_slot vx_row_offer(const vx_metric_ops *ops, const vx_view *view, vx_row *row,
     /* Chosen links behind it that it leads to become fillers.  Backwards, so that
      * the places of those still to be looked at stay. */
     float between[VX_MAX_ROW_LINKS];
-    ops->many(vx_view_vector(view, source), view->vectors, view->row_floats, row->slots + at,
+    space->ops->many(vx_space_row(space, source), space->rows, space->row_bytes, row->slots + at,
               row->n_chosen - at, between);
     for (uint32_t i = row->n_chosen; i-- > at;)
         if (leads_to(between[i - at], row->dists[i])) {
@@ -167,7 +167,7 @@ void vx_row_force(vx_row *row, uint32_t victim, vx_slot source, float dist)
     insert_filler(row, source, dist);
 }
 
-void vx_row_load(const vx_metric_ops *ops, const vx_view *view, vx_slot owner, unsigned layer,
+void vx_row_load(const vx_space *space, const vx_view *view, vx_slot owner, unsigned layer,
                  const float *dists, vx_row *row)
 {
     const vx_link *links = vx_view_links(view, owner, layer);
@@ -183,7 +183,7 @@ void vx_row_load(const vx_metric_ops *ops, const vx_view *view, vx_slot owner, u
     if (dists != NULL)
         memcpy(row->dists, dists, row->n * sizeof *dists);
     else
-        ops->many(vx_view_vector(view, owner), view->vectors, view->row_floats, row->slots, row->n,
+        space->ops->many(vx_space_row(space, owner), space->rows, space->row_bytes, row->slots, row->n,
                   row->dists);
 }
 

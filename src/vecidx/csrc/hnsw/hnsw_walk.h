@@ -28,63 +28,78 @@
 
 /* GCC 12 drops all but the first prefetch of a loop unless something it must not
  * reorder stands between them, hence the fence. */
-VX_INLINE void fetch_row(const float *row, size_t row_floats)
+VX_INLINE void fetch_row(const char *row, size_t row_bytes)
 {
-    for (size_t i = 0; i < row_floats; i += 16) {
+    for (size_t i = 0; i < row_bytes; i += VX_LINE) {
         VX_PREFETCH(row + i);
         VX_COMPILER_FENCE();
     }
 }
 
-VX_INLINE float distance_1(const float *q, const float *x, size_t row_floats, const int ip)
+VX_INLINE float distance_1(const char *q, const char *x, size_t row_bytes, const int kind)
 {
-    return ip ? 1.0f - dot_1(q, x, row_floats) : l2sq_1(q, x, row_floats);
+    const float *qf = (const float *)(const void *)q, *xf = (const float *)(const void *)x;
+    if (kind == VX_KIND_U8_L2SQ)
+        return (float)u8l2sq_1((const uint8_t *)q, (const uint8_t *)x, row_bytes);
+    if (kind == VX_KIND_F32_IP)
+        return 1.0f - dot_1(qf, xf, row_bytes / sizeof(float));
+    return l2sq_1(qf, xf, row_bytes / sizeof(float));
 }
 
-VX_INLINE void distance_4(const float *q, const float *const x[4], size_t row_floats, const int ip,
+VX_INLINE void distance_4(const char *q, const char *const x[4], size_t row_bytes, const int kind,
                           float out[4])
 {
-    if (ip) {
-        dot_4(q, x, row_floats, out);
+    const float *qf = (const float *)(const void *)q;
+    const float *const xf[4] = {(const float *)(const void *)x[0], (const float *)(const void *)x[1],
+                                (const float *)(const void *)x[2], (const float *)(const void *)x[3]};
+    if (kind == VX_KIND_U8_L2SQ) {
+        const uint8_t *const xb[4] = {(const uint8_t *)x[0], (const uint8_t *)x[1],
+                                      (const uint8_t *)x[2], (const uint8_t *)x[3]};
+        uint32_t sums[4];
+        u8l2sq_4((const uint8_t *)q, xb, row_bytes, sums);
+        for (int i = 0; i < 4; i++)
+            out[i] = (float)sums[i];
+    } else if (kind == VX_KIND_F32_IP) {
+        dot_4(qf, xf, row_bytes / sizeof(float), out);
         for (int i = 0; i < 4; i++)
             out[i] = 1.0f - out[i];
     } else {
-        l2sq_4(q, x, row_floats, out);
+        l2sq_4(qf, xf, row_bytes / sizeof(float), out);
     }
 }
 
-VX_INLINE void many_body(const float *query, const float *rows, const size_t row_floats,
-                         const vx_slot *slots, const size_t n, float *out, const int ip)
+VX_INLINE void many_body(const char *query, const char *rows, const size_t row_bytes,
+                         const vx_slot *slots, const size_t n, float *out, const int kind)
 {
-    const size_t ahead = (size_t)VX_AHEAD_LINES * 16 / row_floats + 1;
+    const size_t ahead = (size_t)VX_AHEAD_LINES * VX_LINE / row_bytes + 1;
     const size_t first = ahead < n ? ahead : n;
     for (size_t i = 0; i < first; i++)
-        fetch_row(rows + (size_t)slots[i] * row_floats, row_floats);
+        fetch_row(rows + (size_t)slots[i] * row_bytes, row_bytes);
     size_t i = 0;
     for (; i + 4 <= n; i += 4) {
-        const float *x[4];
+        const char *x[4];
         for (size_t j = 0; j < 4; j++) {
-            x[j] = rows + (size_t)slots[i + j] * row_floats;
+            x[j] = rows + (size_t)slots[i + j] * row_bytes;
             if (i + j + ahead < n)
-                fetch_row(rows + (size_t)slots[i + j + ahead] * row_floats, row_floats);
+                fetch_row(rows + (size_t)slots[i + j + ahead] * row_bytes, row_bytes);
         }
-        distance_4(query, x, row_floats, ip, out + i);
+        distance_4(query, x, row_bytes, kind, out + i);
     }
     for (; i < n; i++)
-        out[i] = distance_1(query, rows + (size_t)slots[i] * row_floats, row_floats, ip);
+        out[i] = distance_1(query, rows + (size_t)slots[i] * row_bytes, row_bytes, kind);
 }
 
-VX_INLINE void scan_body(const float *query, const float *rows, const size_t row_floats,
-                         const size_t n, float *out, const int ip)
+VX_INLINE void scan_body(const char *query, const char *rows, const size_t row_bytes,
+                         const size_t n, float *out, const int kind)
 {
     size_t i = 0;
     for (; i + 4 <= n; i += 4) {
-        const float *at = rows + i * row_floats;
-        const float *x[4] = {at, at + row_floats, at + 2 * row_floats, at + 3 * row_floats};
-        distance_4(query, x, row_floats, ip, out + i);
+        const char *at = rows + i * row_bytes;
+        const char *x[4] = {at, at + row_bytes, at + 2 * row_bytes, at + 3 * row_bytes};
+        distance_4(query, x, row_bytes, kind, out + i);
     }
     for (; i < n; i++)
-        out[i] = distance_1(query, rows + i * row_floats, row_floats, ip);
+        out[i] = distance_1(query, rows + i * row_bytes, row_bytes, kind);
 }
 
 VX_INLINE void fetch_links(const vx_view *view, vx_slot slot, unsigned layer)
@@ -97,14 +112,16 @@ VX_INLINE void fetch_links(const vx_view *view, vx_slot slot, unsigned layer)
     }
 }
 
-VX_INLINE vx_key descend_body(const float *query, const vx_view *view, const uint32_t n,
-                              vx_slot from, unsigned top, unsigned bottom, const int ip)
+VX_INLINE vx_key descend_body(const vx_space *space, const char *query, const vx_view *view,
+                              const uint32_t n, vx_slot from, unsigned top, unsigned bottom,
+                              const int kind)
 {
-    const size_t row_floats = view->row_floats;
+    const char *const rows = space->rows;
+    const size_t row_bytes = space->row_bytes;
     vx_slot fresh[VX_MAX_M];
     float dists[VX_MAX_M + 4];
     vx_slot best = from;
-    float best_dist = distance_1(query, vx_view_vector(view, from), row_floats, ip);
+    float best_dist = distance_1(query, rows + (size_t)from * row_bytes, row_bytes, kind);
 
     for (unsigned layer = top; layer >= bottom && layer > 0; layer--) {
         for (bool moved = true; moved;) {
@@ -117,7 +134,7 @@ VX_INLINE vx_key descend_body(const float *query, const vx_view *view, const uin
                 /* The level test keeps a damaged mapped file inside bounds. */
                 n_fresh += slot < n && view->levels[slot] >= layer;
             }
-            many_body(query, view->vectors, row_floats, fresh, n_fresh, dists, ip);
+            many_body(query, rows, row_bytes, fresh, n_fresh, dists, kind);
             moved = false;
             for (size_t i = 0; i < n_fresh; i++)
                 if (dists[i] < best_dist) {
@@ -143,11 +160,12 @@ VX_INLINE size_t pool_place(const vx_key *pool, size_t n, vx_key key)
     return (size_t)(at - pool);
 }
 
-VX_INLINE void walk_body(const float *query, const vx_view *view, const uint32_t n,
-                         const unsigned layer, const size_t ef, const size_t window, const uint32_t degree,
-                         vx_ctx *ctx, const int ip)
+VX_INLINE void walk_body(const vx_space *space, const char *query, const vx_view *view,
+                         const uint32_t n, const unsigned layer, const size_t ef,
+                         const size_t window, const uint32_t degree, vx_ctx *ctx, const int kind)
 {
-    const size_t row_floats = view->row_floats;
+    const char *const rows = space->rows;
+    const size_t row_bytes = space->row_bytes;
     vx_key *const pool = ctx->pool;
     uint64_t *const visited = ctx->visited;
     float *const dists = ctx->dists;
@@ -187,7 +205,7 @@ VX_INLINE void walk_body(const float *query, const vx_view *view, const uint32_t
 
         if (cursor < n_pool)
             fetch_links(view, vx_key_slot(pool[cursor]), layer);
-        many_body(query, view->vectors, row_floats, fresh, n_fresh, dists, ip);
+        many_body(query, rows, row_bytes, fresh, n_fresh, dists, kind);
 
         for (size_t i = 0; i < n_fresh; i++) {
             const vx_key key = vx_key_of(dists[i], fresh[i]);
@@ -208,38 +226,40 @@ VX_INLINE void walk_body(const float *query, const vx_view *view, const uint32_t
     ctx->n_pool = n_pool;
 }
 
-/* name, and whether the metric is inner product */
-#define VX_INSTANCE(name, ip) \
-    static float VX_NAMED(pair_##name)(const float *a, const float *b, size_t row_floats) \
+#define VX_INSTANCE(name, kind) \
+    static float VX_NAMED(pair_##name)(const void *a, const void *b, size_t row_bytes) \
     { \
-        return distance_1(a, b, row_floats, ip); \
+        return distance_1(a, b, row_bytes, kind); \
     } \
-    static void VX_NAMED(many_##name)(const float *query, const float *rows, size_t row_floats, \
+    static void VX_NAMED(many_##name)(const void *query, const void *rows, size_t row_bytes, \
                                       const vx_slot *slots, size_t n, float *out) \
     { \
-        many_body(query, rows, row_floats, slots, n, out, ip); \
+        many_body(query, rows, row_bytes, slots, n, out, kind); \
     } \
-    static void VX_NAMED(scan_##name)(const float *query, const float *rows, size_t row_floats, \
+    static void VX_NAMED(scan_##name)(const void *query, const void *rows, size_t row_bytes, \
                                       size_t n, float *out) \
     { \
-        scan_body(query, rows, row_floats, n, out, ip); \
+        scan_body(query, rows, row_bytes, n, out, kind); \
     } \
-    static vx_key VX_NAMED(descend_##name)(const float *query, const vx_view *view, uint32_t n, \
-                                           vx_slot from, unsigned top, unsigned bottom) \
+    static vx_key VX_NAMED(descend_##name)(const vx_space *space, const void *query, \
+                                           const vx_view *view, uint32_t n, vx_slot from, \
+                                           unsigned top, unsigned bottom) \
     { \
-        return descend_body(query, view, n, from, top, bottom, ip); \
+        return descend_body(space, query, view, n, from, top, bottom, kind); \
     } \
-    static void VX_NAMED(walk_##name)(const float *query, const vx_view *view, uint32_t n, \
-                                      unsigned layer, size_t ef, size_t window, uint32_t degree, vx_ctx *ctx) \
+    static void VX_NAMED(walk_##name)(const vx_space *space, const void *query, \
+                                      const vx_view *view, uint32_t n, unsigned layer, size_t ef, \
+                                      size_t window, uint32_t degree, vx_ctx *ctx) \
     { \
         if (layer == 0) \
-            walk_body(query, view, n, 0, ef, window, degree, ctx, ip); \
+            walk_body(space, query, view, n, 0, ef, window, degree, ctx, kind); \
         else \
-            walk_body(query, view, n, layer, ef, window, degree, ctx, ip); \
+            walk_body(space, query, view, n, layer, ef, window, degree, ctx, kind); \
     }
 
-VX_INSTANCE(l2sq, 0)
-VX_INSTANCE(ip, 1)
+VX_INSTANCE(l2sq, VX_KIND_F32_L2SQ)
+VX_INSTANCE(ip, VX_KIND_F32_IP)
+VX_INSTANCE(u8l2sq, VX_KIND_U8_L2SQ)
 
 #define VX_TABLE(name) \
     { \
@@ -248,4 +268,5 @@ VX_INSTANCE(ip, 1)
     }
 
 extern const vx_ops VX_NAMED(vx_ops);
-const vx_ops VX_NAMED(vx_ops) = {VX_ISA_LEVEL, {VX_TABLE(l2sq), VX_TABLE(ip)}};
+const vx_ops VX_NAMED(vx_ops) = {
+    VX_ISA_LEVEL, {VX_TABLE(l2sq), VX_TABLE(ip), VX_TABLE(u8l2sq)}};

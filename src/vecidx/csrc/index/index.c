@@ -27,6 +27,8 @@ static vx_status check_params(const vx_params *p, vx_error *err)
         return vx_fail(err, VX_E_ARG, "dim: expected 1 to %u, got %u", VX_MAX_DIM, p->dim);
     if (p->metric > VX_COSINE)
         return vx_fail(err, VX_E_ARG, "metric: unknown number %u", p->metric);
+    if (p->quantization > VX_QUANT_SQ8)
+        return vx_fail(err, VX_E_ARG, "quantization: unknown number %u", p->quantization);
     if (p->M < VX_MIN_M || p->M > VX_MAX_M)
         return vx_fail(err, VX_E_ARG, "M: expected %u to %u, got %u", VX_MIN_M, VX_MAX_M, p->M);
     if (p->ef_construction < 1 || p->ef_construction > VX_MAX_EF_CONSTRUCTION)
@@ -359,6 +361,30 @@ static void take_over(void *arg, vx_view *view, vx_slot begin, vx_slot end)
             index->next_label = (uint64_t)view->labels[slot] + 1;
 }
 
+/* Codes of the new rows; of all rows when there are enough of them to train. */
+static vx_status quantise(struct add *add, vx_slot end, const vx_run *run, vx_error *err)
+{
+    vx_graph *graph = &add->index->graph;
+    const vx_params *p = &graph->params;
+    vx_status st = VX_OK;
+    if (add->view->codec != NULL) {
+        st = vx_graph_encode(graph, add->first, end, run);
+        return st == VX_OK ? st : vx_fail(err, st, "interrupted");
+    }
+    if (p->quantization == VX_QUANT_NONE || end < VX_TRAIN_ROWS)
+        return VX_OK;
+    vx_codec *codec = NULL;
+    st = vx_codec_train(add->view->vectors, add->view->row_floats, end, p->dim,
+                        p->metric == VX_IP, run, &codec, err);
+    if (st != VX_OK)
+        return st;
+    st = vx_graph_quantise(graph, codec, end, run, err);
+    if (st != VX_OK)
+        vx_codec_free(codec);
+    add->view = atomic_load(&graph->view);
+    return st;
+}
+
 static vx_status link_rows(struct add *add, const vx_run *run, vx_error *err)
 {
     vx_graph *graph = &add->index->graph;
@@ -366,6 +392,9 @@ static vx_status link_rows(struct add *add, const vx_run *run, vx_error *err)
     const vx_status copied = pass_rows(add, add->n_taken, run, copy_piece);
     if (copied != VX_OK) /* the slots written are not published: nothing changed */
         return vx_fail(err, copied, "interrupted");
+    const vx_status quantised = quantise(add, end, run, err);
+    if (quantised != VX_OK)
+        return quantised;
     vx_graph_place_rows(graph, add->view, add->first, end);
     const vx_status st = vx_graph_insert(graph, end, run, take_over, add->index, err);
     const uint32_t n = atomic_load(&add->view->n_rows);

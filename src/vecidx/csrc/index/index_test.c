@@ -23,7 +23,7 @@ static vx_status take_rows(struct rows *rows, const char *level, vx_metric metri
     const int number = vx_level_from_name(level);
     if (number < 0 || !vx_level_runs((vx_level)number) || vx_ops_of((vx_level)number) == NULL)
         return vx_fail(err, VX_E_ARG, "level: this CPU cannot run %s", level);
-    rows->ops = &vx_ops_of((vx_level)number)->metric[metric == VX_L2SQ ? 0 : 1];
+    rows->ops = &vx_ops_of((vx_level)number)->kind[metric == VX_L2SQ ? VX_KIND_F32_L2SQ : VX_KIND_F32_IP];
     rows->row_floats = vx_round_up(dim, 16);
     rows->a = vx_alloc(n_a * rows->row_floats, sizeof *rows->a);
     rows->b = vx_alloc(n_b * rows->row_floats, sizeof *rows->b);
@@ -45,7 +45,7 @@ vx_status vx_test_pairs(const char *level, vx_metric metric, const float *a, con
     const vx_status st = take_rows(&rows, level, metric, a, n, b, n, dim, err);
     for (size_t i = 0; st == VX_OK && i < n; i++)
         out[i] = rows.ops->pair(rows.a + i * rows.row_floats, rows.b + i * rows.row_floats,
-                                rows.row_floats);
+                                rows.row_floats * sizeof(float));
     free_rows(&rows);
     return st;
 }
@@ -60,7 +60,7 @@ vx_status vx_test_many(const char *level, vx_metric metric, const float *a, cons
     if (st == VX_OK) {
         for (size_t i = 0; i < n; i++)
             slots[i] = (vx_slot)i;
-        rows.ops->many(rows.a, rows.b, rows.row_floats, slots, n, out);
+        rows.ops->many(rows.a, rows.b, rows.row_floats * sizeof(float), slots, n, out);
     }
     free_rows(&rows);
     vx_free(slots);
