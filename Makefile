@@ -111,9 +111,9 @@ C_FLAGS_tsan := -O1 -fsanitize=thread
 C_RUN_tsan := $(shell command -v setarch >/dev/null && setarch -R true 2>/dev/null && echo setarch -R)
 
 # As in setup.py: the kernel files' own flags, on x86 only.
-ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma
+ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c
 ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
-ISA_hnsw_walk_avx2 := -mavx2 -mfma
+ISA_hnsw_walk_avx2 := -mavx2 -mfma -mf16c
 ISA_hnsw_walk_avx512 := $(ISA_avx512)
 ISA_hnsw_walk_avx512vnni := $(ISA_avx512) -mavx512vnni
 endif

@@ -24,11 +24,11 @@ SOURCES = sorted(glob(f"{CSRC}/*/*.c"))
 ABI3 = os.environ.get("VECIDX_ABI3") == "1" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 ASSERTS = os.environ.get("VECIDX_ASSERTS") == "1"
 
-AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma"]
+AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]
 # File -> flags for GCC and Clang, flags for MSVC.  On other architectures these
 # files are empty, and their flags would be errors.
 ISA_FLAGS = {
-    "hnsw_walk_avx2.c": (["-mavx2", "-mfma"], ["/arch:AVX2"]),
+    "hnsw_walk_avx2.c": (["-mavx2", "-mfma", "-mf16c"], ["/arch:AVX2"]),
     "hnsw_walk_avx512.c": (AVX512, ["/arch:AVX512"]),
     "hnsw_walk_avx512vnni.c": ([*AVX512, "-mavx512vnni"], ["/arch:AVX512"]),
 }

@@ -22,7 +22,8 @@ from threading import get_ident
 from vecidx.errors import IndexFormatError, VecidxError
 
 METRICS = {"l2": <int>VX_L2SQ, "ip": <int>VX_IP, "cosine": <int>VX_COSINE}
-QUANTIZATIONS = {None: <int>VX_QUANT_NONE, "sq8": <int>VX_QUANT_SQ8}
+QUANTIZATIONS = {None: <int>VX_QUANT_NONE, "sq8": <int>VX_QUANT_SQ8,
+                 "auto": <int>VX_QUANT_AUTO}
 ON_CONFLICT = {"replace": <int>VX_REPLACE, "error": <int>VX_ERROR, "skip": <int>VX_SKIP}
 
 # The exception of each status.  VX_E_IO is an OSError built from errno and

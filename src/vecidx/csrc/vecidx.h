@@ -89,7 +89,8 @@ typedef enum vx_metric {
  * are always those of the stored rows. */
 typedef enum vx_quantization {
     VX_QUANT_NONE = 0, /* the rows as they are                             */
-    VX_QUANT_SQ8 = 1   /* one byte a dimension                             */
+    VX_QUANT_SQ8 = 1,  /* one byte a dimension                             */
+    VX_QUANT_AUTO = 2  /* that, and sketches of edges and short codes for searching */
 } vx_quantization;
 #define VX_TRAIN_ROWS 10000u
 

@@ -25,6 +25,7 @@
 #define VX_INLINE static __forceinline
 #define VX_NOINLINE __declspec(noinline)
 #define VX_RESTRICT __restrict
+#define VX_ALIGN(n) __declspec(align(n))
 #define VX_LIKELY(x) (x)
 #define VX_UNLIKELY(x) (x)
 #define VX_PRINTF(fmt, args)
@@ -39,6 +40,7 @@
 #define VX_INLINE static inline __attribute__((always_inline))
 #define VX_NOINLINE __attribute__((noinline))
 #define VX_RESTRICT restrict
+#define VX_ALIGN(n) __attribute__((aligned(n)))
 #define VX_LIKELY(x) __builtin_expect(!!(x), 1)
 #define VX_UNLIKELY(x) __builtin_expect(!!(x), 0)
 #define VX_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
@@ -51,6 +53,18 @@ typedef uint32_t vx_slot; /* a row's number inside the index, 31 bits wide */
 
 #define VX_LINE 64u                 /* bytes: cache line, and row alignment */
 #define VX_HUGE ((size_t)2 << 20)   /* bytes: the huge page the planes ask for */
+
+/* The number of the lowest bit set; x != 0. */
+VX_INLINE unsigned vx_lowest_bit(uint32_t x)
+{
+#if defined(_MSC_VER) && !defined(__clang__)
+    unsigned long at;
+    _BitScanForward(&at, x);
+    return at;
+#else
+    return (unsigned)__builtin_ctz(x);
+#endif
+}
 
 VX_INLINE size_t vx_round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 

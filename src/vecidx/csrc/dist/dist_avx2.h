@@ -9,6 +9,7 @@
 #include <immintrin.h>
 
 #include "../base/vx_base.h"
+#include "dist_gate.h"
 
 VX_INLINE __m128 fold_avx2(__m256 a, __m256 b)
 {
@@ -73,10 +74,14 @@ VX_INLINE void dot_4(const float *q, const float *const x[4], size_t n, float ou
 #undef KERNEL_1
 #undef KERNEL_4
 
-/* |q - x| of bytes, widened to 16 bits and squared by VPMADDWD. */
-VX_INLINE __m256i step_u8_avx2(__m256i acc, __m256i q, const uint8_t *x)
+VX_INLINE __m256i load_u8_avx2(const uint8_t *at)
 {
-    const __m256i r = _mm256_load_si256((const __m256i *)(const void *)x);
+    return _mm256_load_si256((const __m256i *)(const void *)at);
+}
+
+/* |q - r| of bytes, widened to 16 bits and squared by VPMADDWD. */
+VX_INLINE __m256i step_u8_avx2(__m256i acc, __m256i q, __m256i r)
+{
     const __m256i d = _mm256_or_si256(_mm256_subs_epu8(q, r), _mm256_subs_epu8(r, q));
     const __m256i lo = _mm256_unpacklo_epi8(d, _mm256_setzero_si256());
     const __m256i hi = _mm256_unpackhi_epi8(d, _mm256_setzero_si256());
@@ -92,17 +97,12 @@ VX_INLINE uint32_t sum_u32_avx2(__m256i a)
     return (uint32_t)_mm_cvtsi128_si32(s);
 }
 
-VX_INLINE __m256i load_u8_avx2(const uint8_t *at)
-{
-    return _mm256_load_si256((const __m256i *)(const void *)at);
-}
-
 VX_INLINE uint32_t u8l2sq_1(const uint8_t *q, const uint8_t *x, size_t n)
 {
     __m256i a = _mm256_setzero_si256(), b = a;
     for (size_t i = 0; i < n; i += 64) {
-        a = step_u8_avx2(a, load_u8_avx2(q + i), x + i);
-        b = step_u8_avx2(b, load_u8_avx2(q + i + 32), x + i + 32);
+        a = step_u8_avx2(a, load_u8_avx2(q + i), load_u8_avx2(x + i));
+        b = step_u8_avx2(b, load_u8_avx2(q + i + 32), load_u8_avx2(x + i + 32));
     }
     return sum_u32_avx2(_mm256_add_epi32(a, b));
 }
@@ -113,13 +113,102 @@ VX_INLINE void u8l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, u
                     _mm256_setzero_si256()};
     for (size_t i = 0; i < n; i += 32) {
         const __m256i r = load_u8_avx2(q + i);
-        a[0] = step_u8_avx2(a[0], r, x[0] + i);
-        a[1] = step_u8_avx2(a[1], r, x[1] + i);
-        a[2] = step_u8_avx2(a[2], r, x[2] + i);
-        a[3] = step_u8_avx2(a[3], r, x[3] + i);
+        a[0] = step_u8_avx2(a[0], r, load_u8_avx2(x[0] + i));
+        a[1] = step_u8_avx2(a[1], r, load_u8_avx2(x[1] + i));
+        a[2] = step_u8_avx2(a[2], r, load_u8_avx2(x[2] + i));
+        a[3] = step_u8_avx2(a[3], r, load_u8_avx2(x[3] + i));
     }
     for (int i = 0; i < 4; i++)
         out[i] = sum_u32_avx2(a[i]);
+}
+
+VX_INLINE void project_rows(const int8_t *matrix, const uint8_t *code, size_t row_bytes, size_t n,
+                            int32_t *out)
+{
+    /* Products of bytes as 16-bit numbers: VPMADDUBSW would saturate. */
+    for (size_t r = 0; r < n; r++) {
+        const int8_t *row = matrix + r * row_bytes;
+        __m256i acc = _mm256_setzero_si256();
+        for (size_t i = 0; i < row_bytes; i += 16) {
+            const __m128i m = _mm_load_si128((const __m128i *)(const void *)(row + i));
+            const __m128i c = _mm_load_si128((const __m128i *)(const void *)(code + i));
+            acc = _mm256_add_epi32(
+                acc, _mm256_madd_epi16(_mm256_cvtepi8_epi16(m), _mm256_cvtepu8_epi16(c)));
+        }
+        out[r] = (int32_t)sum_u32_avx2(acc);
+    }
+}
+
+VX_INLINE uint32_t u4l2sq_1(const uint8_t *q, const uint8_t *x, size_t n)
+{
+    const __m256i high = _mm256_set1_epi8((char)0xF0);
+    __m256i acc = _mm256_setzero_si256();
+    for (size_t h = 0; h < n; h += 64)
+        for (size_t i = 0; i < 64; i += 32) {
+            const __m256i both = load_u8_avx2(x + h + i);
+            const __m256i lo = _mm256_and_si256(_mm256_slli_epi16(both, 4), high);
+            const __m256i hi = _mm256_and_si256(both, high);
+            acc = step_u8_avx2(acc, load_u8_avx2(q + 2 * h + i), lo);
+            acc = step_u8_avx2(acc, load_u8_avx2(q + 2 * h + 64 + i), hi);
+        }
+    return sum_u32_avx2(acc);
+}
+
+VX_INLINE void u4l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, uint32_t out[4])
+{
+    for (int i = 0; i < 4; i++)
+        out[i] = u4l2sq_1(q, x[i], n);
+}
+
+/* Bit i: is the estimate of edge i, of 8, below the limit? */
+VX_INLINE uint32_t gate_8_avx2(__m128i sums, const uint16_t *factors, __m256 step, __m256 shift,
+                               __m256 limit)
+{
+    const __m256 a =
+        _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)factors));
+    const __m256 b =
+        _mm256_cvtph_ps(_mm_load_si128((const __m128i *)(const void *)(factors + 32)));
+    const __m256 sum = _mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(sums));
+    const __m256 x = _mm256_add_ps(_mm256_mul_ps(sum, step), shift);
+    const __m256 estimate = _mm256_add_ps(a, _mm256_mul_ps(b, x));
+    return (uint32_t)_mm256_movemask_ps(_mm256_cmp_ps(estimate, limit, _CMP_LT_OQ));
+}
+
+VX_INLINE uint32_t gate_32(const vx_gate *gate, const char *group, float step, float shift,
+                           float limit)
+{
+    const uint16_t *factors = (const uint16_t *)(const void *)group;
+    const uint8_t *bits = (const uint8_t *)group + 128;
+    const __m256i low = _mm256_set1_epi8(15);
+    /* Two tables at a time.  16-bit sums: whole, with the odd bytes' carried above,
+     * and of the odd bytes alone. */
+    __m256i lo = _mm256_setzero_si256(), lo_odd = lo, hi = lo, hi_odd = lo;
+    for (uint32_t i = 0; i < 16 * gate->n_tables; i += 32) {
+        const __m256i codes = load_u8_avx2(bits + i), table = load_u8_avx2(gate->tables + i);
+        const __m256i a = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, low));
+        const __m256i b =
+            _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(codes, 4), low));
+        lo = _mm256_add_epi16(lo, a);
+        lo_odd = _mm256_add_epi16(lo_odd, _mm256_srli_epi16(a, 8));
+        hi = _mm256_add_epi16(hi, b);
+        hi_odd = _mm256_add_epi16(hi_odd, _mm256_srli_epi16(b, 8));
+    }
+    const __m256i lo_even = _mm256_sub_epi16(lo, _mm256_slli_epi16(lo_odd, 8));
+    const __m256i hi_even = _mm256_sub_epi16(hi, _mm256_slli_epi16(hi_odd, 8));
+    const __m128i le = _mm_add_epi16(_mm256_castsi256_si128(lo_even),
+                                     _mm256_extracti128_si256(lo_even, 1));
+    const __m128i lodd = _mm_add_epi16(_mm256_castsi256_si128(lo_odd),
+                                       _mm256_extracti128_si256(lo_odd, 1));
+    const __m128i he = _mm_add_epi16(_mm256_castsi256_si128(hi_even),
+                                     _mm256_extracti128_si256(hi_even, 1));
+    const __m128i hodd = _mm_add_epi16(_mm256_castsi256_si128(hi_odd),
+                                       _mm256_extracti128_si256(hi_odd, 1));
+    const __m256 steps = _mm256_set1_ps(step), by = _mm256_set1_ps(shift);
+    const __m256 under = _mm256_set1_ps(limit);
+    return gate_8_avx2(_mm_unpacklo_epi16(le, lodd), factors, steps, by, under) |
+           gate_8_avx2(_mm_unpackhi_epi16(le, lodd), factors + 8, steps, by, under) << 8 |
+           gate_8_avx2(_mm_unpacklo_epi16(he, hodd), factors + 16, steps, by, under) << 16 |
+           gate_8_avx2(_mm_unpackhi_epi16(he, hodd), factors + 24, steps, by, under) << 24;
 }
 
 #endif

@@ -10,6 +10,7 @@
 #include <immintrin.h>
 
 #include "../base/vx_base.h"
+#include "dist_gate.h"
 
 VX_INLINE __m128 fold_avx512(__m512 a, __m512 b)
 {
@@ -100,12 +101,29 @@ VX_INLINE __m512i step_square_avx512(__m512i acc, __m512i d)
 #endif
 }
 
-VX_INLINE __m512i step_u8_avx512(__m512i acc, __m512i q, const uint8_t *x)
+VX_INLINE __m512i step_difference_avx512(__m512i acc, __m512i q, __m512i r)
 {
-    const __m512i r = _mm512_load_si512(x);
     const __m512i d = _mm512_sub_epi8(_mm512_max_epu8(q, r), _mm512_min_epu8(q, r));
     acc = step_square_avx512(acc, _mm512_unpacklo_epi8(d, _mm512_setzero_si512()));
     return step_square_avx512(acc, _mm512_unpackhi_epi8(d, _mm512_setzero_si512()));
+}
+
+VX_INLINE __m512i step_u8_avx512(__m512i acc, __m512i q, const uint8_t *x)
+{
+    return step_difference_avx512(acc, q, _mm512_load_si512(x));
+}
+
+/* Four sums of 16 numbers each: transposed in pairs, then lanes. */
+VX_INLINE __m128i sum4_epi32_avx512(__m512i a0, __m512i a1, __m512i a2, __m512i a3)
+{
+    const __m512i s01 =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(a0, a1), _mm512_unpackhi_epi32(a0, a1));
+    const __m512i s23 =
+        _mm512_add_epi32(_mm512_unpacklo_epi32(a2, a3), _mm512_unpackhi_epi32(a2, a3));
+    const __m512i s =
+        _mm512_add_epi32(_mm512_unpacklo_epi64(s01, s23), _mm512_unpackhi_epi64(s01, s23));
+    const __m256i h = _mm256_add_epi32(_mm512_castsi512_si256(s), _mm512_extracti64x4_epi64(s, 1));
+    return _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
 }
 
 VX_INLINE uint32_t u8l2sq_1(const uint8_t *q, const uint8_t *x, size_t n)
@@ -126,13 +144,121 @@ VX_INLINE void u8l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, u
         a2 = step_u8_avx512(a2, r, x[2] + i);
         a3 = step_u8_avx512(a3, r, x[3] + i);
     }
-    /* Transposed sums: pairs, then lanes. */
-    const __m512i s01 = _mm512_add_epi32(_mm512_unpacklo_epi32(a0, a1), _mm512_unpackhi_epi32(a0, a1));
-    const __m512i s23 = _mm512_add_epi32(_mm512_unpacklo_epi32(a2, a3), _mm512_unpackhi_epi32(a2, a3));
-    const __m512i s = _mm512_add_epi32(_mm512_unpacklo_epi64(s01, s23), _mm512_unpackhi_epi64(s01, s23));
-    const __m256i h = _mm256_add_epi32(_mm512_castsi512_si256(s), _mm512_extracti64x4_epi64(s, 1));
-    _mm_storeu_si128((__m128i *)(void *)out,
-                     _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1)));
+    _mm_storeu_si128((__m128i *)(void *)out, sum4_epi32_avx512(a0, a1, a2, a3));
+}
+
+VX_INLINE void project_rows(const int8_t *matrix, const uint8_t *code, size_t row_bytes, size_t n,
+                            int32_t *out)
+{
+    size_t r = 0;
+#ifdef VX_HAS_VNNI
+    for (; r + 4 <= n; r += 4) {
+        const int8_t *row = matrix + r * row_bytes;
+        __m512i a0 = _mm512_setzero_si512(), a1 = a0, a2 = a0, a3 = a0;
+        for (size_t i = 0; i < row_bytes; i += 64) {
+            const __m512i c = _mm512_load_si512(code + i);
+            a0 = _mm512_dpbusd_epi32(a0, c, _mm512_load_si512(row + i));
+            a1 = _mm512_dpbusd_epi32(a1, c, _mm512_load_si512(row + row_bytes + i));
+            a2 = _mm512_dpbusd_epi32(a2, c, _mm512_load_si512(row + 2 * row_bytes + i));
+            a3 = _mm512_dpbusd_epi32(a3, c, _mm512_load_si512(row + 3 * row_bytes + i));
+        }
+        _mm_storeu_si128((__m128i *)(void *)(out + r), sum4_epi32_avx512(a0, a1, a2, a3));
+    }
+#endif
+    for (; r < n; r++) {
+        const int8_t *row = matrix + r * row_bytes;
+        __m512i acc = _mm512_setzero_si512();
+        for (size_t i = 0; i < row_bytes; i += 32) {
+            const __m256i m = _mm256_load_si256((const __m256i *)(const void *)(row + i));
+            const __m256i c = _mm256_load_si256((const __m256i *)(const void *)(code + i));
+            acc = _mm512_add_epi32(
+                acc, _mm512_madd_epi16(_mm512_cvtepi8_epi16(m), _mm512_cvtepu8_epi16(c)));
+        }
+        out[r] = _mm512_reduce_add_epi32(acc);
+    }
+}
+
+VX_INLINE __m512i step_u4_avx512(__m512i acc, __m512i q_lo, __m512i q_hi, const uint8_t *x)
+{
+    const __m512i high = _mm512_set1_epi8((char)0xF0);
+    const __m512i both = _mm512_load_si512(x);
+    const __m512i lo = _mm512_and_si512(_mm512_slli_epi16(both, 4), high);
+    const __m512i hi = _mm512_and_si512(both, high);
+    acc = step_difference_avx512(acc, q_lo, lo);
+    return step_difference_avx512(acc, q_hi, hi);
+}
+
+VX_INLINE uint32_t u4l2sq_1(const uint8_t *q, const uint8_t *x, size_t n)
+{
+    __m512i acc = _mm512_setzero_si512();
+    for (size_t h = 0; h < n; h += 64)
+        acc = step_u4_avx512(acc, _mm512_load_si512(q + 2 * h), _mm512_load_si512(q + 2 * h + 64),
+                             x + h);
+    return (uint32_t)_mm512_reduce_add_epi32(acc);
+}
+
+VX_INLINE void u4l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, uint32_t out[4])
+{
+    __m512i a0 = _mm512_setzero_si512(), a1 = a0, a2 = a0, a3 = a0;
+    for (size_t h = 0; h < n; h += 64) {
+        const __m512i lo = _mm512_load_si512(q + 2 * h), hi = _mm512_load_si512(q + 2 * h + 64);
+        a0 = step_u4_avx512(a0, lo, hi, x[0] + h);
+        a1 = step_u4_avx512(a1, lo, hi, x[1] + h);
+        a2 = step_u4_avx512(a2, lo, hi, x[2] + h);
+        a3 = step_u4_avx512(a3, lo, hi, x[3] + h);
+    }
+    _mm_storeu_si128((__m128i *)(void *)out, sum4_epi32_avx512(a0, a1, a2, a3));
+}
+
+/* The four 128-bit lanes of 16-bit numbers, added. */
+VX_INLINE __m128i fold_epi16_avx512(__m512i a)
+{
+    const __m256i h = _mm256_add_epi16(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    return _mm_add_epi16(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+}
+
+/* Bit i: is the estimate of edge i, of 16, below the limit?  The sums come as even
+ * edges with the odd ones' carried above, and odd edges alone. */
+VX_INLINE uint32_t gate_16_avx512(__m128i whole, __m128i odd, const uint16_t *factors,
+                                  __m512 step, __m512 shift, __m512 limit)
+{
+    const __m128i even = _mm_sub_epi16(whole, _mm_slli_epi16(odd, 8));
+    const __m256i sums = _mm256_set_m128i(_mm_unpackhi_epi16(even, odd),
+                                          _mm_unpacklo_epi16(even, odd));
+    const __m512 a =
+        _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(const void *)factors));
+    const __m512 b =
+        _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)(const void *)(factors + 32)));
+    const __m512 sum = _mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(sums));
+    const __m512 x = _mm512_add_ps(_mm512_mul_ps(sum, step), shift);
+    const __m512 estimate = _mm512_add_ps(a, _mm512_mul_ps(b, x));
+    return _mm512_cmp_ps_mask(estimate, limit, _CMP_LT_OQ);
+}
+
+VX_INLINE uint32_t gate_32(const vx_gate *gate, const char *group, float step, float shift,
+                           float limit)
+{
+    const uint16_t *factors = (const uint16_t *)(const void *)group;
+    const uint8_t *bits = (const uint8_t *)group + 128;
+    const __m512i low = _mm512_set1_epi8(15);
+    __m512i lo = _mm512_setzero_si512(), lo_odd = lo, hi = lo, hi_odd = lo;
+    for (uint32_t i = 0; i < 16 * gate->n_tables; i += 64) {
+        const __m512i codes = _mm512_load_si512(bits + i);
+        const __m512i table = _mm512_load_si512(gate->tables + i);
+        const __m512i a = _mm512_shuffle_epi8(table, _mm512_and_si512(codes, low));
+        const __m512i b =
+            _mm512_shuffle_epi8(table, _mm512_and_si512(_mm512_srli_epi16(codes, 4), low));
+        lo = _mm512_add_epi16(lo, a);
+        lo_odd = _mm512_add_epi16(lo_odd, _mm512_srli_epi16(a, 8));
+        hi = _mm512_add_epi16(hi, b);
+        hi_odd = _mm512_add_epi16(hi_odd, _mm512_srli_epi16(b, 8));
+    }
+    const __m512 steps = _mm512_set1_ps(step), by = _mm512_set1_ps(shift);
+    const __m512 under = _mm512_set1_ps(limit);
+    return gate_16_avx512(fold_epi16_avx512(lo), fold_epi16_avx512(lo_odd), factors, steps, by,
+                          under) |
+           gate_16_avx512(fold_epi16_avx512(hi), fold_epi16_avx512(hi_odd), factors + 16, steps, by,
+                          under) << 16;
 }
 
 #endif

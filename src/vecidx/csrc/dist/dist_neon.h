@@ -9,6 +9,7 @@
 #include <arm_neon.h>
 
 #include "../base/vx_base.h"
+#include "dist_gate.h"
 
 VX_INLINE float sum16_neon(float32x4_t a, float32x4_t b, float32x4_t c, float32x4_t d)
 {
@@ -80,6 +81,90 @@ VX_INLINE void u8l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, u
 {
     for (int i = 0; i < 4; i++)
         out[i] = u8l2sq_1(q, x[i], n);
+}
+
+VX_INLINE void project_rows(const int8_t *matrix, const uint8_t *code, size_t row_bytes, size_t n,
+                            int32_t *out)
+{
+    for (size_t r = 0; r < n; r++) {
+        const int8_t *row = matrix + r * row_bytes;
+        int32x4_t a = vdupq_n_s32(0), b = a;
+        for (size_t i = 0; i < row_bytes; i += 16) {
+            const int8x16_t m = vld1q_s8(row + i);
+            const uint8x16_t c = vld1q_u8(code + i);
+            const int16x8_t m0 = vmovl_s8(vget_low_s8(m)), m1 = vmovl_high_s8(m);
+            const int16x8_t c0 = vreinterpretq_s16_u16(vmovl_u8(vget_low_u8(c)));
+            const int16x8_t c1 = vreinterpretq_s16_u16(vmovl_high_u8(c));
+            a = vmlal_s16(a, vget_low_s16(m0), vget_low_s16(c0));
+            b = vmlal_high_s16(b, m0, c0);
+            a = vmlal_s16(a, vget_low_s16(m1), vget_low_s16(c1));
+            b = vmlal_high_s16(b, m1, c1);
+        }
+        out[r] = vaddvq_s32(vaddq_s32(a, b));
+    }
+}
+
+VX_INLINE uint32x4_t step_u4_neon(uint32x4_t acc, const uint8_t *q, uint8x16_t x)
+{
+    const uint8x16_t d = vabdq_u8(vld1q_u8(q), x);
+    acc = vpadalq_u16(acc, vmull_u8(vget_low_u8(d), vget_low_u8(d)));
+    return vpadalq_u16(acc, vmull_high_u8(d, d));
+}
+
+VX_INLINE uint32_t u4l2sq_1(const uint8_t *q, const uint8_t *x, size_t n)
+{
+    uint32x4_t a = vdupq_n_u32(0), b = a;
+    for (size_t h = 0; h < n; h += 64)
+        for (size_t i = 0; i < 64; i += 16) {
+            const uint8x16_t both = vld1q_u8(x + h + i);
+            a = step_u4_neon(a, q + 2 * h + i, vshlq_n_u8(both, 4));
+            b = step_u4_neon(b, q + 2 * h + 64 + i, vandq_u8(both, vdupq_n_u8(0xF0)));
+        }
+    return vaddvq_u32(vaddq_u32(a, b));
+}
+
+VX_INLINE void u4l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, uint32_t out[4])
+{
+    for (int i = 0; i < 4; i++)
+        out[i] = u4l2sq_1(q, x[i], n);
+}
+
+/* Bit i: is the estimate of edge i, of 4, below the limit? */
+VX_INLINE uint32_t gate_4_neon(uint16x4_t sums, const uint16_t *factors, float step, float shift,
+                               float limit)
+{
+    static const uint32_t bit[4] = {1, 2, 4, 8};
+    const float32x4_t a = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(factors)));
+    const float32x4_t b = vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(factors + 32)));
+    const float32x4_t sum = vcvtq_f32_u32(vmovl_u16(sums));
+    const float32x4_t x = vaddq_f32(vmulq_f32(sum, vdupq_n_f32(step)), vdupq_n_f32(shift));
+    const float32x4_t estimate = vaddq_f32(a, vmulq_f32(b, x));
+    return vaddvq_u32(vandq_u32(vcltq_f32(estimate, vdupq_n_f32(limit)), vld1q_u32(bit)));
+}
+
+VX_INLINE uint32_t gate_32(const vx_gate *gate, const char *group, float step, float shift,
+                           float limit)
+{
+    const uint16_t *factors = (const uint16_t *)(const void *)group;
+    const uint8_t *bits = (const uint8_t *)group + 128;
+    uint16x8_t sums[4] = {vdupq_n_u16(0), vdupq_n_u16(0), vdupq_n_u16(0), vdupq_n_u16(0)};
+    for (uint32_t i = 0; i < 16 * gate->n_tables; i += 16) {
+        const uint8x16_t codes = vld1q_u8(bits + i), table = vld1q_u8(gate->tables + i);
+        const uint8x16_t lo = vqtbl1q_u8(table, vandq_u8(codes, vdupq_n_u8(15)));
+        const uint8x16_t hi = vqtbl1q_u8(table, vshrq_n_u8(codes, 4));
+        sums[0] = vaddw_u8(sums[0], vget_low_u8(lo));
+        sums[1] = vaddw_high_u8(sums[1], lo);
+        sums[2] = vaddw_u8(sums[2], vget_low_u8(hi));
+        sums[3] = vaddw_high_u8(sums[3], hi);
+    }
+    uint32_t passed = 0;
+    for (uint32_t i = 0; i < 4; i++) {
+        passed |= gate_4_neon(vget_low_u16(sums[i]), factors + 8 * i, step, shift, limit)
+                  << 8 * i;
+        passed |= gate_4_neon(vget_high_u16(sums[i]), factors + 8 * i + 4, step, shift,
+                              limit) << (8 * i + 4);
+    }
+    return passed;
 }
 
 #endif

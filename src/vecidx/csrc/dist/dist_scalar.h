@@ -12,6 +12,8 @@
 #define DIST_SCALAR_H
 
 #include "../base/vx_base.h"
+#include "../base/vx_half.h"
+#include "dist_gate.h"
 
 VX_INLINE float sum16_scalar(float *acc)
 {
@@ -73,6 +75,64 @@ VX_INLINE void u8l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, u
 {
     for (int i = 0; i < 4; i++)
         out[i] = u8l2sq_1(q, x[i], n);
+}
+
+/* n rows of signed bytes times one of unsigned bytes. */
+VX_INLINE void project_rows(const int8_t *matrix, const uint8_t *code, size_t row_bytes, size_t n,
+                            int32_t *out)
+{
+    for (size_t r = 0; r < n; r++) {
+        const int8_t *row = matrix + r * row_bytes;
+        int32_t acc[16] = {0}, sum = 0;
+        for (size_t i = 0; i < row_bytes; i += 16)
+            for (int j = 0; j < 16; j++)
+                acc[j] += row[i + (size_t)j] * code[i + (size_t)j];
+        for (int j = 0; j < 16; j++)
+            sum += acc[j];
+        out[r] = sum;
+    }
+}
+
+/* As u8l2sq, with x packed two coordinates a byte, each times 16: bytes i .. i + 63
+ * of a row's 64-byte half hold coordinates i below and i + 64 above; q is not packed. */
+VX_INLINE uint32_t u4l2sq_1(const uint8_t *q, const uint8_t *x, size_t n)
+{
+    uint32_t acc[16] = {0}, sum = 0;
+    for (size_t h = 0; h < n; h += 64)
+        for (size_t i = 0; i < 64; i += 16)
+            for (size_t j = 0; j < 16; j++) {
+                const int a = q[2 * h + i + j] - (x[h + i + j] & 15) * 16;
+                const int b = q[2 * h + 64 + i + j] - (x[h + i + j] >> 4) * 16;
+                acc[j] += (uint32_t)(a * a + b * b);
+            }
+    for (int j = 0; j < 16; j++)
+        sum += acc[j];
+    return sum;
+}
+
+VX_INLINE void u4l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, uint32_t out[4])
+{
+    for (int i = 0; i < 4; i++)
+        out[i] = u4l2sq_1(q, x[i], n);
+}
+
+VX_INLINE uint32_t gate_32(const vx_gate *gate, const char *group, float step, float shift,
+                           float limit)
+{
+    const uint16_t *factors = (const uint16_t *)(const void *)group;
+    const uint8_t *bits = (const uint8_t *)group + 128;
+    uint32_t sums[VX_GATE_EDGES] = {0}, passed = 0;
+    for (uint32_t t = 0; t < gate->n_tables; t++)
+        for (uint32_t i = 0; i < 16; i++) {
+            sums[i] += gate->tables[16 * t + (bits[16 * t + i] & 15)];
+            sums[i + 16] += gate->tables[16 * t + (bits[16 * t + i] >> 4)];
+        }
+    for (uint32_t i = 0; i < VX_GATE_EDGES; i++) {
+        const float x = (float)sums[i] * step + shift;
+        const float estimate = vx_half_float(factors[i]) + vx_half_float(factors[32 + i]) * x;
+        passed |= (uint32_t)(estimate < limit) << i;
+    }
+    return passed;
 }
 
 #endif

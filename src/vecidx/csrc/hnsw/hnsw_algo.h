@@ -7,20 +7,31 @@
 
 /* ---- hnsw_search.c ---------------------------------------------------- */
 
-/* The k rows nearest to ctx->query that the snapshot sees, into out_labels and
- * out_dists, nearest first, ties by label; padded where the snapshot holds
- * fewer.  `n_live` is how many rows it may
- * return.  The caller has made room with vx_ctx_fit() for now->n rows and a pool of
- * vx_graph_search_pool(). */
+/* How far a walk goes. */
+typedef struct vx_effort {
+    size_t k, ef;  /* as asked for                                             */
+    size_t pool;   /* candidates kept; 0: compare with every row               */
+    size_t kth;    /* vx_gated                                                 */
+    float reach;
+} vx_effort;
+
+/* What k and ef mean for a view that holds n_live rows to return.  A plain walk keeps
+ * ef candidates.  A gated one goes on while there are candidates within a multiple of
+ * the k-th distance found, which is such that it expands about as many in the mean:
+ * few for an easy query, more for a hard one. */
+vx_effort vx_graph_effort(const vx_view *view, const vx_snapshot *now, size_t k, size_t ef,
+                          uint64_t n_live);
+
+/* Measure view->local_dim, which vx_graph_effort needs.  Writer only; false: no memory. */
+bool vx_graph_calibrate(vx_graph *graph, vx_view *view, vx_ctx *ctx);
+
+/* For each of n contexts (1 or 2, whose walks take turns), the k rows nearest to its
+ * query that the snapshot sees, into out_labels and out_dists (n x k), nearest first,
+ * ties by label; padded where the snapshot holds fewer.  The caller has made room with
+ * vx_ctx_fit() for now->n rows and effort->pool. */
 void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
-                       vx_ctx *ctx, size_t k, size_t ef, uint64_t n_live, const vx_halt *halt,
-                       vx_label *out_labels, float *out_dists);
-
-/* Does a search with this ef compare with every row instead of walking? */
-bool vx_graph_search_scans(const vx_snapshot *now, size_t ef);
-
-/* The pool a walk needs to find ef live rows when some of n are dead. */
-size_t vx_graph_search_pool(const vx_snapshot *now, size_t ef, uint64_t n_live);
+                     vx_ctx *const ctxs[2], unsigned n, const vx_effort *effort,
+                     const vx_halt *halt, vx_label *out_labels, float *out_dists);
 
 /* Queries that share one pass over the rows in vx_graph_scan, at most. */
 #define VX_SCAN_QUERIES 16u

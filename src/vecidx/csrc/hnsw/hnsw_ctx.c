@@ -94,9 +94,13 @@ bool vx_ctx_fit(vx_ctx *ctx, const vx_view *view, size_t n, size_t ef)
     }
     if (view->codec != NULL && view->codec->row_bytes > ctx->code_room) {
         vx_free(ctx->code);
+        vx_free(ctx->rank_code);
+        vx_free(ctx->gate);
         ctx->code_room = 0;
         ctx->code = vx_alloc(view->codec->row_bytes, 1);
-        if (ctx->code == NULL)
+        ctx->rank_code = vx_alloc(VX_RANK_COORDS, 1);
+        ctx->gate = vx_alloc(1, sizeof *ctx->gate);
+        if (ctx->code == NULL || ctx->rank_code == NULL || ctx->gate == NULL)
             return false;
         ctx->code_room = view->codec->row_bytes;
     }
@@ -130,6 +134,8 @@ void vx_ctx_free_all(vx_graph *graph)
         vx_ctx *next = ctx->next;
         vx_free(ctx->query);
         vx_free(ctx->code);
+        vx_free(ctx->rank_code);
+        vx_free(ctx->gate);
         vx_free(ctx->visited);
         vx_free(ctx->touched);
         vx_free(ctx->pool);

@@ -6,6 +6,7 @@
 #ifndef HNSW_CTX_H
 #define HNSW_CTX_H
 
+#include "../dist/dist_gate.h"
 #include "hnsw_graph.h"
 
 /* A candidate: order-preserving distance << 32 | slot << 1 | expanded.  Keys
@@ -39,6 +40,8 @@ typedef struct vx_ctx {
     float *query;        /* row_floats, padded with zeros                       */
     uint8_t *code;       /* of the query, where the graph is quantised          */
     size_t code_room;
+    uint8_t *rank_code;  /* VX_RANK_COORDS: its side of rank codes              */
+    vx_gate *gate;       /* of the query, where there are sketches              */
     uint64_t *visited;   /* one bit a slot; all zero between walks              */
     size_t visited_rows; /* slots it has room for                               */
     uint32_t *touched;   /* slots visited, in order, VX_TOUCHED + one row's worth */

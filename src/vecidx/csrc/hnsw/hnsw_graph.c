@@ -9,6 +9,7 @@
 #include "../base/vx_rng.h"
 #include "../base/vx_status.h"
 #include "hnsw_ctx.h"
+#include "hnsw_sketch.h"
 
 /* Rows a view has address space for.  Small indexes are many in one process, so
  * they get little; past that an index takes enough never to move again: copying
@@ -28,9 +29,20 @@ static size_t row_bytes(const vx_view *view, int plane)
     case VX_PLANE_DEATHS: return sizeof(uint64_t);
     case VX_PLANE_TWINS: return sizeof(uint32_t);
     case VX_PLANE_CODES: return view->codec != NULL ? view->codec->row_bytes : 0;
+    case VX_PLANE_RANKS:
+        return view->codec != NULL && view->codec->has_ranks ? VX_RANK_BYTES : 0;
     case VX_PLANE_UPPER: return view->upper_bytes;
     default: return view->norms != NULL ? sizeof(float) : 0;
     }
+}
+
+static bool plane_bytes(const vx_view *view, int plane, size_t rows, size_t upper, size_t *out)
+{
+    if (plane == VX_PLANE_STALE) {
+        *out = view->n_groups > 0 ? (rows / 64 + 1) * sizeof(uint64_t) : 0;
+        return true;
+    }
+    return vx_mul_fits(plane == VX_PLANE_UPPER ? upper : rows, row_bytes(view, plane), out);
 }
 
 static void free_view(vx_view *view)
@@ -52,14 +64,11 @@ static uint32_t upper_for(uint64_t rows, uint32_t M)
 static vx_status reserve_planes(vx_view *view, uint32_t rows, uint32_t upper, vx_error *err)
 {
     for (int i = 0; i < VX_N_PLANES; i++) {
-        const size_t each = row_bytes(view, i);
         size_t bytes = 0;
-        if (each == 0)
-            continue;
         vx_status st = VX_OK;
-        if (!vx_mul_fits(i == VX_PLANE_UPPER ? upper : rows, each, &bytes))
+        if (!plane_bytes(view, i, rows, upper, &bytes))
             st = vx_fail_nomem(err, "address space for the rows");
-        else
+        else if (bytes > 0)
             st = vx_plane_reserve(&view->planes[i], bytes, err);
         if (st != VX_OK) {
             for (int j = 0; j < i; j++)
@@ -84,6 +93,8 @@ static void set_bases(vx_view *view)
     view->deaths = (_Atomic uint64_t *)(void *)view->planes[VX_PLANE_DEATHS].base;
     view->twins = (_Atomic uint32_t *)(void *)view->planes[VX_PLANE_TWINS].base;
     view->codes = (uint8_t *)view->planes[VX_PLANE_CODES].base;
+    view->ranks = (uint8_t *)view->planes[VX_PLANE_RANKS].base;
+    view->stale = (_Atomic uint64_t *)(void *)view->planes[VX_PLANE_STALE].base;
     view->upper = view->planes[VX_PLANE_UPPER].base;
 }
 
@@ -100,14 +111,19 @@ static vx_status new_view(const vx_params *params, const vx_codec *codec, uint64
     view->M = params->M;
     view->M0 = 2 * params->M;
     view->row_floats = vx_round_up(params->dim, 16);
-    view->block_bytes = vx_round_up(view->M0 * sizeof(vx_link), VX_LINE);
+    view->block_bytes = view->group_at = vx_round_up(view->M0 * sizeof(vx_link), VX_LINE);
+    if (codec != NULL && codec->n_sketch > 0) {
+        view->n_groups = (view->M0 + VX_GATE_EDGES - 1) / VX_GATE_EDGES;
+        view->group_bytes = 128 + 4 * codec->n_sketch;
+        view->block_bytes += view->n_groups * view->group_bytes;
+    }
     view->upper_bytes = vx_round_up(view->M * sizeof(vx_link), VX_LINE);
     view->norms = params->metric == VX_COSINE ? &is_cosine : NULL;
     atomic_init(&view->entry, VX_NO_ENTRY);
 
     size_t each = 64; /* labels, births and the like */
     each += view->row_floats * sizeof(float) + view->block_bytes;
-    each += row_bytes(view, VX_PLANE_CODES);
+    each += row_bytes(view, VX_PLANE_CODES) + row_bytes(view, VX_PLANE_RANKS);
     const size_t budget = vx_plane_budget();
     uint64_t roomy = SMALL_VIEW_ROWS;
     if (rows > SMALL_VIEW_ROWS) {
@@ -179,22 +195,38 @@ void vx_graph_fini(vx_graph *graph)
 static vx_status commit(vx_view *view, uint64_t rows, uint64_t upper, vx_error *err)
 {
     for (int i = 0; i < VX_N_PLANES; i++) {
-        const size_t each = row_bytes(view, i);
-        const size_t n = (size_t)(i == VX_PLANE_UPPER ? upper : rows);
-        if (each == 0)
-            continue;
-        const vx_status st = vx_plane_commit(&view->planes[i], n * each, err);
+        size_t bytes = 0;
+        if (!plane_bytes(view, i, (size_t)rows, (size_t)upper, &bytes))
+            return vx_fail_nomem(err, "address space for the rows");
+        const vx_status st = bytes > 0 ? vx_plane_commit(&view->planes[i], bytes, err) : VX_OK;
         if (st != VX_OK)
             return st;
     }
     return VX_OK;
 }
 
+static void copy_ids(vx_view *to, const vx_view *from, uint32_t n)
+{
+    for (uint32_t slot = 0; slot < n; slot++) {
+        memcpy(vx_view_links(to, slot, 0), vx_view_links(from, slot, 0), from->group_at);
+        vx_sketch_drop(to, slot);
+    }
+}
+
 /* The first n rows, published or not. */
 static void copy_rows(vx_view *to, const vx_view *from, uint32_t n)
 {
     for (int i = 0; i < VX_N_PLANES; i++) {
-        const size_t bytes = i == VX_PLANE_CODES && from->codec != to->codec ? 0 : row_bytes(from, i) * (i == VX_PLANE_UPPER ? from->n_upper : n);
+        const bool is_quantised =
+            i == VX_PLANE_CODES || i == VX_PLANE_RANKS || i == VX_PLANE_STALE;
+        size_t bytes = 0;
+        if (is_quantised && from->codec != to->codec)
+            continue; /* made anew: vx_graph_quantise */
+        (void)plane_bytes(from, i, n, from->n_upper, &bytes);
+        if (i == VX_PLANE_LINKS && from->block_bytes != to->block_bytes) {
+            copy_ids(to, from, n);
+            continue;
+        }
         /* Zero pages that were never touched stay so. */
         const bool is_zero =
             i == VX_PLANE_TWINS ? !atomic_load(&from->any_twins)
@@ -207,6 +239,7 @@ static void copy_rows(vx_view *to, const vx_view *from, uint32_t n)
     atomic_init(&to->any_dead, atomic_load(&from->any_dead));
     atomic_init(&to->any_twins, atomic_load(&from->any_twins));
     atomic_init(&to->n_rows, atomic_load(&from->n_rows));
+    atomic_init(&to->local_dim, atomic_load(&from->local_dim));
     atomic_init(&to->entry, atomic_load(&from->entry));
     atomic_init(&to->seq, atomic_load(&from->seq));
 }
@@ -262,6 +295,7 @@ vx_status vx_graph_reserve(vx_graph *graph, uint64_t n_rows, uint64_t n_upper, v
 struct encoding {
     const vx_view *view;
     vx_slot first;
+    vx_coords_fn coords;
 };
 
 static void encode_piece(void *arg, size_t begin, size_t end, unsigned who)
@@ -271,8 +305,13 @@ static void encode_piece(void *arg, size_t begin, size_t end, unsigned who)
     (void)who;
     for (size_t i = begin; i < end; i++) {
         const size_t slot = e->first + i;
-        vx_codec_encode(view->codec, vx_view_vector(view, (vx_slot)slot), false,
-                        view->codes + slot * view->codec->row_bytes);
+        uint8_t *code = view->codes + slot * view->codec->row_bytes;
+        vx_codec_encode(view->codec, vx_view_vector(view, (vx_slot)slot), false, code);
+        if (view->codec->has_ranks) {
+            int16_t coords[VX_RANK_COORDS];
+            vx_codec_coords(view->codec, e->coords, code, coords);
+            vx_codec_rank(coords, view->ranks + slot * VX_RANK_BYTES);
+        }
     }
 }
 
@@ -280,7 +319,7 @@ static void encode_piece(void *arg, size_t begin, size_t end, unsigned who)
 
 static vx_status encode(const vx_view *view, vx_slot begin, vx_slot end, const vx_run *run)
 {
-    struct encoding e = {view, begin};
+    struct encoding e = {view, begin, vx_ops_of(vx_level_active())->coords};
     return vx_pool_run(end - begin, ENCODE_GRAIN, run, 0, 0, encode_piece, &e);
 }
 
@@ -338,7 +377,7 @@ void vx_graph_place_rows(vx_graph *graph, vx_view *view, vx_slot begin, vx_slot 
         view->levels[slot] = (uint8_t)level;
         view->upper_at[slot] = view->n_upper;
         view->n_upper += level;
-        clear_row(vx_view_links(view, slot, 0), view->block_bytes);
+        clear_row(vx_view_links(view, slot, 0), view->group_at);
         for (unsigned l = 1; l <= level; l++)
             clear_row(vx_view_links(view, slot, l), view->upper_bytes);
     }

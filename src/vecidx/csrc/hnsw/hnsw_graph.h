@@ -61,6 +61,8 @@ enum vx_plane_name {
     VX_PLANE_DEATHS,   /* u64                                                    */
     VX_PLANE_TWINS,    /* u32: 1 + the next row equal to this one; 0: none       */
     VX_PLANE_CODES,    /* u8, where the graph is quantised (quant_codec.h)       */
+    VX_PLANE_RANKS,    /* VX_RANK_BYTES, where the codec has them                */
+    VX_PLANE_STALE,    /* one bit a row: its sketches await renewal              */
     VX_PLANE_UPPER,    /* link rows of the layers above 0                        */
     VX_N_PLANES
 };
@@ -75,13 +77,16 @@ typedef struct vx_view {
     float *norms;
     _Atomic uint64_t *births, *deaths;
     _Atomic uint32_t *twins;
-    uint8_t *codes;
+    uint8_t *codes, *ranks;
+    _Atomic uint64_t *stale;
     char *upper;
     const vx_codec *codec; /* NULL: not quantised, or too few rows yet       */
     size_t row_floats;  /* a multiple of 16                                  */
     size_t block_bytes; /* of a layer-0 link row                             */
     size_t upper_bytes; /* of a link row above                               */
     uint32_t M, M0;     /* links a row, above and on layer 0                 */
+    uint32_t n_groups;  /* of sketches behind the ids of a layer-0 row       */
+    size_t group_at, group_bytes;
     uint32_t capacity;  /* rows there is address space for                   */
     uint32_t upper_capacity;
     vx_plane planes[VX_N_PLANES]; /* committed sizes: writer only            */
@@ -92,6 +97,7 @@ typedef struct vx_view {
     _Atomic uint32_t n_rows;  /* slots 0 .. n_rows-1 are complete            */
     _Atomic uint64_t entry;   /* level << 32 | slot, or VX_NO_ENTRY          */
     _Atomic uint64_t seq;     /* of the last replacement                     */
+    _Atomic float local_dim;  /* rows within r of a row grow as r^this; 0: unknown */
 
     uint32_t n_upper;         /* rows used in UPPER; writer only             */
     struct vx_view *retired_next;
@@ -102,6 +108,7 @@ typedef struct vx_graph {
     size_t row_floats;         /* fixed; of every view                        */
     _Atomic(vx_view *) view;   /* never NULL                                  */
     vx_codec *codec;           /* of the current view and those retired; writer */
+    uint64_t n_calibrated;     /* rows there were when local_dim was measured; writer */
     uint64_t n_unproven;       /* rows added since vx_reconnect; writer       */
     vx_view *retired;          /* replaced views a reader may still use; writer */
     _Atomic(struct vx_ctx *) contexts; /* hnsw_ctx.h                          */
@@ -145,6 +152,15 @@ VX_INLINE vx_link *vx_view_links(const vx_view *view, vx_slot slot, unsigned lay
                     ? view->links + (size_t)slot * view->block_bytes
                     : view->upper + ((size_t)view->upper_at[slot] + layer - 1) * view->upper_bytes;
     return (vx_link *)(void *)row;
+}
+
+#define VX_MAX_GROUP_BYTES (128 + VX_MAX_SKETCH * 4)
+
+/* The sketches of links 32 g .. 32 g + 31 of a layer-0 row. */
+VX_INLINE char *vx_view_group(const vx_view *view, vx_slot slot, uint32_t g)
+{
+    return view->links + (size_t)slot * view->block_bytes + view->group_at +
+           g * view->group_bytes;
 }
 
 /* The next row equal to this one, or VX_NO_SLOT. */

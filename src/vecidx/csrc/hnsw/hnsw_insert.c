@@ -44,6 +44,7 @@
 #include "../base/vx_sync.h"
 #include "hnsw_algo.h"
 #include "hnsw_repair.h"
+#include "hnsw_sketch.h"
 
 /* Rows a batch.  More: fewer barriers, but each row is compared with all others
  * and a batch cannot be interrupted while it is applied.  At high dimensions a
@@ -577,6 +578,10 @@ vx_status vx_graph_insert(vx_graph *graph, vx_slot end, const vx_run *run,
         else
             st = vx_fail(err, VX_E_INTERRUPTED, "interrupted");
     }
+    if (st == VX_OK && (st = vx_sketch_stale(in.view, n, &in.run)) != VX_OK)
+        vx_fail(err, st, "interrupted");
+    if (st == VX_OK && in.view->n_groups > 0 && n >= 2 * graph->n_calibrated)
+        (void)vx_graph_calibrate(graph, in.view, in.contexts[0]); /* or at the next add */
     vx_reach_fini(&reach);
     finish(&in);
     return st;

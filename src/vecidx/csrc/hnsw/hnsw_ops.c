@@ -39,3 +39,12 @@ vx_space vx_graph_space(const vx_graph *graph, const vx_view *view)
     return (vx_space){&vx_ops_of(vx_level_active())->kind[VX_KIND_U8_L2SQ],
                       (const char *)view->codes, view->codec->row_bytes};
 }
+
+vx_space vx_graph_ranks(const vx_view *view)
+{
+    const vx_ops *ops = vx_ops_of(vx_level_active());
+    if (view->codec->has_ranks)
+        return (vx_space){&ops->kind[VX_KIND_U4_L2SQ], (const char *)view->ranks, VX_RANK_BYTES};
+    return (vx_space){&ops->kind[VX_KIND_U8_L2SQ], (const char *)view->codes,
+                      view->codec->row_bytes};
+}

@@ -53,17 +53,36 @@ struct vx_metric_ops {
                  unsigned layer, size_t ef, size_t window, uint32_t degree, vx_ctx *ctx);
 };
 
+/* One query of a gated walk: its context, with the entries in ctx->pool and the gate
+ * prepared, and its side of the rows that the walk measures. */
+typedef struct vx_gated {
+    vx_ctx *ctx;
+    const void *query;
+    uint32_t n;    /* rows at or above it do not exist                          */
+    size_t ef;     /* room in the pool                                          */
+    size_t kth;    /* the bound hangs on the distance of the kth nearest so far */
+    float reach;   /* ... times this: nothing farther is expanded or fetched    */
+} vx_gated;
+
 /* Kinds of rows. */
 enum vx_kind {
     VX_KIND_F32_L2SQ, /* float32, squared Euclidean distance                    */
     VX_KIND_F32_IP,   /* float32, 1 - dot                                       */
     VX_KIND_U8_L2SQ,  /* unsigned bytes, squared Euclidean distance: codes      */
+    VX_KIND_U4_L2SQ,  /* rank codes; a query is not packed (vx_codec_rank_query) */
     VX_N_KINDS
 };
 
 typedef struct vx_ops {
     vx_level level;
     vx_metric_ops kind[VX_N_KINDS];
+    vx_coords_fn coords;
+    void (*edge)(const int16_t *p, const int16_t *r, const vx_codec *codec, vx_edge_sums *out);
+
+    /* Layer 0 as vx_metric_ops.walk does, but reading sketches first (hnsw_sketch.h);
+     * one query, or two taking turns, so that one computes while the other's rows
+     * are on their way. */
+    void (*gated)(const vx_space *space, const vx_view *view, vx_gated *walks, unsigned n_walks);
 } vx_ops;
 
 /* The table of a level, or NULL if this build has none. */
@@ -71,6 +90,9 @@ const vx_ops *vx_ops_of(vx_level level);
 
 /* What the graph is walked on: codes where it has them, otherwise the vectors. */
 vx_space vx_graph_space(const vx_graph *graph, const vx_view *view);
+
+/* What a gated walk measures: rank codes, or byte codes where there are none. */
+vx_space vx_graph_ranks(const vx_view *view);
 
 /* The vectors as they are, under the graph's metric. */
 vx_space vx_graph_vectors(const vx_graph *graph, const vx_view *view);

@@ -177,30 +177,74 @@ static void offer_with_twins(struct best *best, const vx_view *view, const vx_sn
 
 /* ---- walk ---------------------------------------------------------------- */
 
-bool vx_graph_search_scans(const vx_snapshot *now, size_t ef)
+/* A walk whose pool holds half the index reads all of it, in random order. */
+static bool scans_instead(const vx_snapshot *now, size_t ef)
 {
-    /* A walk whose pool holds half the index reads all of it, in random order. */
     return now->n == 0 || ef >= now->n / 2;
 }
 
-size_t vx_graph_search_pool(const vx_snapshot *now, size_t ef, uint64_t n_live)
+/* A gated walk is to expand this many times ef nodes, in the mean: what its gate and
+ * its codes lose against plain distances it makes good by going on. */
+#define GATED_MORE 1.4
+
+/* ... and has room for so many times ef: what a hard query may take. */
+#define GATED_POOL 2
+
+vx_effort vx_graph_effort(const vx_view *view, const vx_snapshot *now, size_t k, size_t ef,
+                          uint64_t n_live)
 {
-    if (n_live >= now->n || n_live == 0)
-        return ef;
-    const double factor = (double)now->n / (double)n_live;
-    const double pool = (double)ef * (factor < 4 ? factor : 4);
-    return pool < (double)now->n ? (size_t)pool + 1 : now->n;
+    vx_effort effort = {k, ef, 0, k, INFINITY};
+    if (scans_instead(now, ef))
+        return effort;
+    double factor = n_live > 0 && n_live < now->n ? (double)now->n / (double)n_live : 1;
+    factor = factor < 4 ? factor : 4;
+    const float dim = atomic_load_explicit(&view->local_dim, memory_order_relaxed);
+    double pool = (double)ef * factor;
+    if (view->n_groups > 0 && dim > 0) {
+        /* Within a radius r of a query lie rows in proportion to r^dim. */
+        effort.kth = (size_t)((double)k * factor);
+        effort.reach = (float)pow(GATED_MORE * (double)ef / (double)k, 2 / (double)dim);
+        pool *= GATED_POOL;
+    }
+    effort.pool = pool < (double)now->n ? (size_t)pool : now->n;
+    return effort;
 }
 
 /* Codes that a query of k rows compares again by their vectors. */
 static size_t rerank_depth(size_t k) { return k + k / 2 + 8; }
 
+/* Rank codes that are compared again by their byte codes before that. */
+static size_t rank_depth(size_t k, size_t ef) { return 2 * k + 20 + ef / 8; }
+
+/* Leave the pool's nearest `depth` in order of their byte codes. */
+static void rerank_codes(const vx_space *codes, const uint8_t *query, vx_ctx *ctx, size_t depth)
+{
+    vx_slot slots[RERANK_ROWS];
+    float dists[RERANK_ROWS + 4];
+    size_t n_done = 0;
+    depth = depth < ctx->n_pool ? depth : ctx->n_pool;
+    for (size_t i = 0; i < depth;) {
+        size_t n = 0;
+        for (; i + n < depth && n < RERANK_ROWS; n++)
+            slots[n] = vx_key_slot(ctx->pool[i + n]);
+        codes->ops->many(query, codes->rows, codes->row_bytes, slots, n, dists);
+        for (size_t j = 0; j < n; j++, n_done++) {
+            const vx_key key = vx_key_of(dists[j], slots[j]);
+            size_t at = n_done;
+            for (; at > 0 && ctx->pool[at - 1] > key; at--)
+                ctx->pool[at] = ctx->pool[at - 1];
+            ctx->pool[at] = key;
+        }
+        i += n;
+    }
+    ctx->n_pool = depth;
+}
+
 /* Offer the nearest in the pool, whose distances are those of codes, at the distances
  * of their vectors. */
-static void rerank(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
+static void rerank(const vx_space *vectors, const vx_view *view, const vx_snapshot *now,
                    const vx_ctx *ctx, const vx_halt *halt, struct best *best)
 {
-    const vx_space space = vx_graph_vectors(graph, view);
     const size_t depth = rerank_depth(best->k);
     vx_slot slots[RERANK_ROWS];
     float dists[RERANK_ROWS + 4];
@@ -208,52 +252,130 @@ static void rerank(const vx_graph *graph, const vx_view *view, const vx_snapshot
     for (size_t i = 0; i < ctx->n_pool && done < depth;) {
         size_t n = 0;
         for (; i < ctx->n_pool && n < RERANK_ROWS && done + n < depth; i++)
-            if (vx_view_shows(view, now, vx_key_slot(ctx->pool[i])))
-                slots[n++] = vx_key_slot(ctx->pool[i]);
-        space.ops->many(ctx->query, space.rows, space.row_bytes, slots, n, dists);
+            if (vx_view_shows(view, now, vx_key_slot(ctx->pool[i]))) {
+                slots[n] = vx_key_slot(ctx->pool[i]);
+                VX_PREFETCH(&view->labels[slots[n++]]);
+                VX_COMPILER_FENCE();
+            }
+        vectors->ops->many(ctx->query, vectors->rows, vectors->row_bytes, slots, n, dists);
         for (size_t j = 0; j < n; j++)
             offer_with_twins(best, view, now, halt, slots[j], dists[j]);
         done += n;
     }
 }
 
-void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
-                       vx_ctx *ctx, size_t k, size_t ef, uint64_t n_live, const vx_halt *halt,
-                       vx_label *out_labels, float *out_dists)
+/* The query, as a row of the space that is walked; its gate with it. */
+static const void *prepare_query(const vx_view *view, vx_ctx *ctx)
 {
-    const vx_space space = vx_graph_space(graph, view);
-    const void *query = ctx->query;
-    struct best best = {out_labels, out_dists, 0, k};
-    const vx_slot entry = (vx_slot)now->entry;
+    const vx_codec *codec = view->codec;
+    if (codec == NULL)
+        return ctx->query;
+    vx_codec_encode(codec, ctx->query, true, ctx->code);
+    if (codec->n_sketch == 0)
+        return ctx->code;
+    int16_t coords[VX_RANK_COORDS];
+    vx_codec_coords(codec, vx_ops_of(vx_level_active())->coords, ctx->code, coords);
+    vx_codec_gate(codec, coords, ctx->gate);
+    if (!codec->has_ranks)
+        return ctx->code;
+    vx_codec_rank_query(coords, ctx->rank_code);
+    return ctx->rank_code;
+}
 
-    if (!vx_graph_search_scans(now, ef) && entry < now->n) {
-        if (view->codec != NULL) {
-            vx_codec_encode(view->codec, ctx->query, true, ctx->code);
-            query = ctx->code;
-        }
-        const vx_key nearest = space.ops->descend(&space, query, view, now->n, entry,
-                                                  (unsigned)(now->entry >> 32), 1);
-        ctx->pool[0] = nearest;
+#define CALIBRATE_ROWS 256u /* sampled                                           */
+#define NEAR 10u            /* neighbours whose distances are compared           */
+#define FAR 60u
+#define CALIBRATE_POOL 100u
+
+bool vx_graph_calibrate(vx_graph *graph, vx_view *view, vx_ctx *ctx)
+{
+    const vx_snapshot now = vx_view_snapshot(view);
+    const vx_space space = vx_graph_ranks(view);
+    const uint32_t each = now.n / CALIBRATE_ROWS;
+    double sum = 0;
+    uint32_t n = 0;
+    if (!vx_ctx_fit(ctx, view, now.n, CALIBRATE_POOL))
+        return false;
+    for (uint32_t i = 0; i < CALIBRATE_ROWS && each > 0; i++) {
+        memcpy(ctx->query, vx_view_vector(view, i * each), view->row_floats * sizeof *ctx->query);
+        const void *query = prepare_query(view, ctx);
+        ctx->pool[0] = space.ops->descend(&space, query, view, now.n, (vx_slot)now.entry,
+                                          (unsigned)(now.entry >> 32), 1);
         ctx->n_pool = 1;
-        const size_t pool = vx_graph_search_pool(now, ef, n_live);
-        space.ops->walk(&space, query, view, now->n, 0, pool, pool, view->M0, ctx);
+        vx_gated walk = {ctx, query, now.n, CALIBRATE_POOL, NEAR, INFINITY};
+        vx_ops_of(vx_level_active())->gated(&space, view, &walk, 1);
         vx_ctx_forget(ctx);
-        if (view->codec != NULL) {
-            rerank(graph, view, now, ctx, halt, &best);
-            if (best.n == k)
-                return;
-        } else {
-        /* The pool rises by distance, so a candidate beyond the k-th distance
-         * ends it; equal distances go on, for the tie rule. */
-        for (size_t i = 0; i < ctx->n_pool; i++) {
-            const float dist = vx_key_dist(ctx->pool[i]);
-            if (best.n == k && dist > best.dists[k - 1])
-                break;
-            offer_with_twins(&best, view, now, halt, vx_key_slot(ctx->pool[i]), dist);
+        /* The row itself is the nearest. */
+        if (ctx->n_pool <= FAR)
+            continue;
+        const double near = (double)vx_key_dist(ctx->pool[NEAR]);
+        const double far = (double)vx_key_dist(ctx->pool[FAR]);
+        if (near > 0 && far > near) {
+            sum += 0.5 * log(far / near);
+            n++;
         }
-        }
-        if (best.n == k)
-            return;
     }
-    vx_graph_scan(graph, view, now, ctx->query, 1, k, halt, out_labels, out_dists);
+    double dim = sum > 0 ? log((double)FAR / NEAR) * n / sum : 0;
+    dim = dim < 4 && dim > 0 ? 4 : dim > 200 ? 200 : dim;
+    atomic_store_explicit(&view->local_dim, (float)dim, memory_order_relaxed);
+    graph->n_calibrated = now.n;
+    return true;
+}
+
+static void collect(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
+                    vx_ctx *ctx, size_t ef, const vx_halt *halt, struct best *best)
+{
+    vx_ctx_forget(ctx);
+    if (view->codec != NULL) {
+        const vx_space vectors = vx_graph_vectors(graph, view);
+        if (view->codec->has_ranks) {
+            const vx_space codes = vx_graph_space(graph, view);
+            rerank_codes(&codes, ctx->code, ctx, rank_depth(best->k, ef));
+        }
+        rerank(&vectors, view, now, ctx, halt, best);
+        return;
+    }
+    /* The pool rises by distance, so a candidate beyond the k-th distance ends it;
+     * equal distances go on, for the tie rule. */
+    for (size_t i = 0; i < ctx->n_pool; i++) {
+        const float dist = vx_key_dist(ctx->pool[i]);
+        if (best->n == best->k && dist > best->dists[best->k - 1])
+            break;
+        offer_with_twins(best, view, now, halt, vx_key_slot(ctx->pool[i]), dist);
+    }
+}
+
+void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
+                     vx_ctx *const ctxs[2], unsigned n, const vx_effort *effort,
+                     const vx_halt *halt, vx_label *out_labels, float *out_dists)
+{
+    const vx_ops *ops = vx_ops_of(vx_level_active());
+    const bool gated = view->n_groups > 0;
+    const vx_space space = gated ? vx_graph_ranks(view) : vx_graph_space(graph, view);
+    const vx_slot entry = (vx_slot)now->entry;
+    const bool walks = effort->pool > 0 && entry < now->n;
+    const size_t k = effort->k;
+    vx_gated both[2];
+
+    for (unsigned i = 0; i < n && walks; i++) {
+        const void *query = prepare_query(view, ctxs[i]);
+        ctxs[i]->pool[0] = space.ops->descend(&space, query, view, now->n, entry,
+                                              (unsigned)(now->entry >> 32), 1);
+        ctxs[i]->n_pool = 1;
+        if (gated)
+            both[i] = (vx_gated){ctxs[i], query, now->n, effort->pool, effort->kth, effort->reach};
+        else
+            space.ops->walk(&space, query, view, now->n, 0, effort->pool, effort->pool, view->M0,
+                            ctxs[i]);
+    }
+    if (walks && gated)
+        ops->gated(&space, view, both, n);
+    for (unsigned i = 0; i < n; i++) {
+        struct best best = {out_labels + i * k, out_dists + i * k, 0, k};
+        if (walks)
+            collect(graph, view, now, ctxs[i], effort->ef, halt, &best);
+        if (best.n < k)
+            vx_graph_scan(graph, view, now, ctxs[i]->query, 1, k, halt, out_labels + i * k,
+                          out_dists + i * k);
+    }
 }

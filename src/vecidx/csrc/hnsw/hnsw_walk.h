@@ -13,9 +13,12 @@
  * heaps (every candidate that could still be expanded is in it, since one worse
  * than the ef-th is never expanded); distances of a hop are computed together. */
 
+#include <math.h>
 #include <string.h>
 
+#include "../quant/quant_kernels.h"
 #include "hnsw_ops.h"
+#include "hnsw_sketch.h"
 
 #define VX_PASTE_(a, b) a##_##b
 #define VX_PASTE(a, b) VX_PASTE_(a, b)
@@ -39,6 +42,8 @@ VX_INLINE void fetch_row(const char *row, size_t row_bytes)
 VX_INLINE float distance_1(const char *q, const char *x, size_t row_bytes, const int kind)
 {
     const float *qf = (const float *)(const void *)q, *xf = (const float *)(const void *)x;
+    if (kind == VX_KIND_U4_L2SQ)
+        return (float)u4l2sq_1((const uint8_t *)q, (const uint8_t *)x, row_bytes);
     if (kind == VX_KIND_U8_L2SQ)
         return (float)u8l2sq_1((const uint8_t *)q, (const uint8_t *)x, row_bytes);
     if (kind == VX_KIND_F32_IP)
@@ -52,11 +57,14 @@ VX_INLINE void distance_4(const char *q, const char *const x[4], size_t row_byte
     const float *qf = (const float *)(const void *)q;
     const float *const xf[4] = {(const float *)(const void *)x[0], (const float *)(const void *)x[1],
                                 (const float *)(const void *)x[2], (const float *)(const void *)x[3]};
-    if (kind == VX_KIND_U8_L2SQ) {
+    if (kind == VX_KIND_U8_L2SQ || kind == VX_KIND_U4_L2SQ) {
         const uint8_t *const xb[4] = {(const uint8_t *)x[0], (const uint8_t *)x[1],
                                       (const uint8_t *)x[2], (const uint8_t *)x[3]};
         uint32_t sums[4];
-        u8l2sq_4((const uint8_t *)q, xb, row_bytes, sums);
+        if (kind == VX_KIND_U4_L2SQ)
+            u4l2sq_4((const uint8_t *)q, xb, row_bytes, sums);
+        else
+            u8l2sq_4((const uint8_t *)q, xb, row_bytes, sums);
         for (int i = 0; i < 4; i++)
             out[i] = (float)sums[i];
     } else if (kind == VX_KIND_F32_IP) {
@@ -147,17 +155,17 @@ VX_INLINE vx_key descend_body(const vx_space *space, const char *query, const vx
     return vx_key_of(best_dist, best);
 }
 
-/* Where `key` belongs among pool[0 .. n-1]. */
+/* Where `key` belongs among pool[0 .. n-1].  No branch depends on a key: half of
+ * them would be guessed wrong. */
 VX_INLINE size_t pool_place(const vx_key *pool, size_t n, vx_key key)
 {
     const vx_key *at = pool;
-    while (n > 0) {
+    while (n > 1) {
         const size_t half = n / 2;
-        const bool right = at[half] < key;
-        at += right ? half + 1 : 0;
-        n = right ? n - half - 1 : half;
+        at += at[half - 1] < key ? half : 0;
+        n -= half;
     }
-    return (size_t)(at - pool);
+    return (size_t)(at - pool) + (n == 1 && *at < key);
 }
 
 VX_INLINE void walk_body(const vx_space *space, const char *query, const vx_view *view,
@@ -226,6 +234,8 @@ VX_INLINE void walk_body(const vx_space *space, const char *query, const vx_view
     ctx->n_pool = n_pool;
 }
 
+#include "hnsw_gated.h"
+
 #define VX_INSTANCE(name, kind) \
     static float VX_NAMED(pair_##name)(const void *a, const void *b, size_t row_bytes) \
     { \
@@ -261,12 +271,28 @@ VX_INSTANCE(l2sq, VX_KIND_F32_L2SQ)
 VX_INSTANCE(ip, VX_KIND_F32_IP)
 VX_INSTANCE(u8l2sq, VX_KIND_U8_L2SQ)
 
+VX_INSTANCE(u4l2sq, VX_KIND_U4_L2SQ)
+
 #define VX_TABLE(name) \
     { \
         VX_NAMED(pair_##name), VX_NAMED(many_##name), VX_NAMED(scan_##name), \
             VX_NAMED(descend_##name), VX_NAMED(walk_##name) \
     }
 
+static void VX_NAMED(coords)(const vx_codec *codec, const uint8_t *code, float *out)
+{
+    coords_body(codec, code, out);
+}
+
+static void VX_NAMED(edge)(const int16_t *p, const int16_t *r, const vx_codec *codec,
+                           vx_edge_sums *out)
+{
+    if (codec->has_ranks)
+        measure_edge(p, r, VX_MAX_SKETCH, VX_RANK_COORDS, out);
+    else
+        measure_edge(p, r, 64, 0, out);
+}
+
 extern const vx_ops VX_NAMED(vx_ops);
 const vx_ops VX_NAMED(vx_ops) = {
-    VX_ISA_LEVEL, {VX_TABLE(l2sq), VX_TABLE(ip), VX_TABLE(u8l2sq)}};
+    VX_ISA_LEVEL, {VX_TABLE(l2sq), VX_TABLE(ip), VX_TABLE(u8l2sq), VX_TABLE(u4l2sq)}, VX_NAMED(coords), VX_NAMED(edge), VX_NAMED(gated)};

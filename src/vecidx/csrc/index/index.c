@@ -27,7 +27,7 @@ static vx_status check_params(const vx_params *p, vx_error *err)
         return vx_fail(err, VX_E_ARG, "dim: expected 1 to %u, got %u", VX_MAX_DIM, p->dim);
     if (p->metric > VX_COSINE)
         return vx_fail(err, VX_E_ARG, "metric: unknown number %u", p->metric);
-    if (p->quantization > VX_QUANT_SQ8)
+    if (p->quantization > VX_QUANT_AUTO)
         return vx_fail(err, VX_E_ARG, "quantization: unknown number %u", p->quantization);
     if (p->M < VX_MIN_M || p->M > VX_MAX_M)
         return vx_fail(err, VX_E_ARG, "M: expected %u to %u, got %u", VX_MIN_M, VX_MAX_M, p->M);
@@ -375,7 +375,8 @@ static vx_status quantise(struct add *add, vx_slot end, const vx_run *run, vx_er
         return VX_OK;
     vx_codec *codec = NULL;
     st = vx_codec_train(add->view->vectors, add->view->row_floats, end, p->dim,
-                        p->metric == VX_IP, run, &codec, err);
+                        p->metric == VX_IP, p->quantization == VX_QUANT_AUTO,
+                        vx_ops_of(vx_level_active())->coords, run, &codec, err);
     if (st != VX_OK)
         return st;
     st = vx_graph_quantise(graph, codec, end, run, err);

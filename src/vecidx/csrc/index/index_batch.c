@@ -59,34 +59,54 @@ static bool is_stopped(void *arg)
     return atomic_load_explicit(&s->stopped, memory_order_relaxed);
 }
 
+/* Two contexts if two queries are there to take turns, on one view. */
+static unsigned take_contexts(struct search *s, size_t n_queries, vx_ctx *ctxs[2],
+                              vx_view **out_view)
+{
+    vx_view *second = NULL;
+    ctxs[0] = vx_ctx_take(&s->index->graph, out_view);
+    if (ctxs[0] == NULL)
+        return 0;
+    if (n_queries < 2 || (ctxs[1] = vx_ctx_take(&s->index->graph, &second)) == NULL)
+        return 1;
+    if (second == *out_view)
+        return 2;
+    vx_ctx_release(ctxs[1]);
+    return 1;
+}
+
 static void walk_piece(void *arg, size_t begin, size_t end, unsigned who)
 {
     struct search *s = arg;
     struct asker asker = {s, who == 0};
     const vx_halt halt = {is_stopped, &asker};
     vx_view *view = NULL;
-    vx_ctx *ctx = vx_ctx_take(&s->index->graph, &view);
-    if (ctx == NULL) {
+    vx_ctx *ctxs[2];
+    const unsigned n_ctxs = take_contexts(s, end - begin, ctxs, &view);
+    if (n_ctxs == 0)
         atomic_store(&s->no_memory, true);
-        return;
-    }
-    for (size_t i = begin; i < end; i++) {
-        if (!take_query(s, i, view->row_floats, ctx->query))
-            break;
+    for (size_t i = begin; i < end && n_ctxs > 0;) {
+        const unsigned n = end - i < n_ctxs ? (unsigned)(end - i) : n_ctxs;
         const vx_snapshot now = vx_view_snapshot(view);
         const uint64_t n_dead = atomic_load(&s->index->n_dead);
         const uint64_t n_live = now.n > n_dead ? now.n - n_dead : 0;
-        const size_t pool = vx_graph_search_scans(&now, s->ef)
-                                ? 1
-                                : vx_graph_search_pool(&now, s->ef, n_live);
-        if (!vx_ctx_fit(ctx, view, now.n, pool)) {
-            atomic_store(&s->no_memory, true);
-            break;
+        const vx_effort effort = vx_graph_effort(view, &now, s->k, s->ef, n_live);
+        bool fine = true;
+        for (unsigned j = 0; j < n && fine; j++) {
+            fine = take_query(s, i + j, view->row_floats, ctxs[j]->query);
+            if (fine && !vx_ctx_fit(ctxs[j], view, now.n, effort.pool)) {
+                atomic_store(&s->no_memory, true);
+                fine = false;
+            }
         }
-        vx_graph_search(&s->index->graph, view, &now, ctx, s->k, s->ef, n_live, &halt,
+        if (!fine)
+            break;
+        vx_graph_search(&s->index->graph, view, &now, ctxs, n, &effort, &halt,
                         s->out_labels + i * s->k, s->out_dists + i * s->k);
+        i += n;
     }
-    vx_ctx_release(ctx);
+    for (unsigned j = 0; j < n_ctxs; j++)
+        vx_ctx_release(ctxs[j]);
 }
 
 static void scan_piece(void *arg, size_t begin, size_t end, unsigned who)

@@ -8,6 +8,7 @@
 #include "../base/vx_pool.h"
 #include "../base/vx_rng.h"
 #include "../base/vx_status.h"
+#include "quant_pca.h"
 
 /* Rows looked at, evenly spread over all. */
 #define SAMPLE_ROWS 8192u
@@ -127,31 +128,248 @@ static vx_status fit(struct training *t, vx_error *err)
     return VX_OK;
 }
 
-vx_status vx_codec_train(const float *rows, size_t row_floats, uint64_t n, uint32_t dim,
-                         bool is_ip, const vx_run *run, vx_codec **out, vx_error *err)
+/* ---- coordinates ------------------------------------------------------------- */
+
+/* From how many bytes on a code is long enough for rank codes to save lines. */
+#define RANK_FROM_BYTES 320u
+
+/* Above this the covariance of a sample takes too long; codes alone must do. */
+#define MAX_SKETCH_DIM 4096u
+
+#define PCA_ROWS 4096u
+
+/* This share of the leading coordinates of the sample may lie outside -128 .. 127. */
+#define OUTSIDE_SHARE 0.005
+
+static int16_t round_coord(float x)
 {
-    (void)run;
+    x += 2048.5f;
+    x = x > 0 ? x : 0;
+    x = x < 4095 ? x : 4095;
+    return (int16_t)((int)x - 2048);
+}
+
+void vx_codec_coords(const vx_codec *codec, vx_coords_fn coords, const uint8_t *code, int16_t *out)
+{
+    float x[VX_RANK_COORDS];
+    coords(codec, code, x);
+    for (uint32_t i = 0; i < codec->n_coords; i++)
+        out[i] = round_coord(x[i]);
+}
+
+static uint8_t rank_nibble(int16_t coord)
+{
+    const int level = (coord + 128) >> 4;
+    return (uint8_t)(level < 0 ? 0 : level > 15 ? 15 : level);
+}
+
+void vx_codec_rank(const int16_t *coords, uint8_t *out)
+{
+    for (uint32_t h = 0; h < 2; h++)
+        for (uint32_t j = 0; j < 64; j++)
+            out[64 * h + j] = (uint8_t)(rank_nibble(coords[128 * h + j]) |
+                                        rank_nibble(coords[128 * h + 64 + j]) << 4);
+}
+
+void vx_codec_rank_query(const int16_t *coords, uint8_t *out)
+{
+    for (uint32_t i = 0; i < VX_RANK_COORDS; i++) {
+        const int byte = coords[i] + 120;
+        out[i] = (uint8_t)(byte < 0 ? 0 : byte > 255 ? 255 : byte);
+    }
+}
+
+/* Bit j of a table's number stands for the sign of its j-th coordinate: set adds it,
+ * clear takes it off. */
+static void fill_table(const int16_t *y, int32_t *out)
+{
+    for (int e = 0; e < 16; e++)
+        out[e] = (e & 1 ? y[0] : -y[0]) + (e & 2 ? y[1] : -y[1]) + (e & 4 ? y[2] : -y[2]) +
+                 (e & 8 ? y[3] : -y[3]);
+}
+
+void vx_codec_gate(const vx_codec *codec, const int16_t *coords, vx_gate *out)
+{
+    int32_t entries[VX_GATE_TABLES][16], span[VX_GATE_TABLES], widest = 1, total = 0;
+    out->n_tables = codec->n_sketch / 4;
+    for (uint32_t t = 0; t < out->n_tables; t++) {
+        fill_table(coords + 4 * t, entries[t]);
+        span[t] = 0;
+        for (uint32_t j = 0; j < 4; j++)
+            span[t] += coords[4 * t + j] < 0 ? -coords[4 * t + j] : coords[4 * t + j];
+        widest = span[t] > widest ? span[t] : widest;
+        total += span[t];
+    }
+    /* Entry e becomes (e + span) / step, 0 to 255. */
+    const float step = 2 * (float)widest / 255, inverse = 255 / (2 * (float)widest);
+    for (uint32_t t = 0; t < out->n_tables; t++)
+        for (uint32_t e = 0; e < 16; e++)
+            out->tables[16 * t + e] = (uint8_t)((float)(entries[t][e] + span[t]) * inverse + 0.499f);
+    out->step = step;
+    out->low = -(float)total;
+}
+
+/* Directions in signed bytes, all by one factor, which is returned. */
+static float round_directions(vx_codec *codec, const float *directions, uint32_t k)
+{
+    float most = 0;
+    for (size_t i = 0; i < (size_t)k * codec->code_dim; i++)
+        most = fabsf(directions[i]) > most ? fabsf(directions[i]) : most;
+    const float factor = 127.0f / most;
+    for (uint32_t i = 0; i < k; i++)
+        for (uint32_t j = 0; j < codec->code_dim; j++)
+            codec->directions[i * codec->row_bytes + j] =
+                (int8_t)lrintf(directions[(size_t)i * codec->code_dim + j] * factor);
+    return factor;
+}
+
+/* The sample's codes, as floats around their mean; *out_spread is the mean squared
+ * distance from it. */
+static void sample_codes(const struct training *t, uint8_t *code, float *out, double *mean,
+                         double *out_spread)
+{
+    const vx_codec *codec = t->codec;
+    const uint32_t dim = codec->code_dim;
+    for (uint32_t s = 0; s < t->n_sample; s++) {
+        vx_codec_encode(codec, sample_row(t, s), false, code);
+        for (uint32_t i = 0; i < dim; i++) {
+            out[(size_t)s * dim + i] = code[i];
+            mean[i] += code[i];
+        }
+    }
+    double sum = 0;
+    for (uint32_t i = 0; i < dim; i++)
+        mean[i] /= t->n_sample;
+    for (uint32_t s = 0; s < t->n_sample; s++)
+        for (uint32_t i = 0; i < dim; i++) {
+            float *x = &out[(size_t)s * dim + i];
+            *x = (float)((double)*x - mean[i]);
+            sum += (double)*x * (double)*x;
+        }
+    *out_spread = sum / t->n_sample;
+}
+
+/* Choose the unit of coordinates by their magnitudes in the sample. */
+static void scale_coords(const struct training *t, vx_coords_fn coords, uint8_t *code)
+{
+    enum { N_BINS = 4096 };
+    vx_codec *codec = t->codec;
+    uint32_t bins[N_BINS] = {0};
+    float x[VX_RANK_COORDS];
+    double sum = 0;
+    codec->unit = 1;
+    for (int pass = 0; pass < 2; pass++)
+        for (uint32_t s = 0; s < t->n_sample; s++) {
+            vx_codec_encode(codec, sample_row(t, s), false, code);
+            coords(codec, code, x);
+            for (uint32_t i = 0; i < codec->n_sketch; i++) {
+                if (pass == 0)
+                    sum += (double)x[i] * (double)x[i];
+                else /* now the root of the mean square is 256 bins */
+                    bins[x[i] < 0 ? (x[i] > -N_BINS ? (int)-x[i] : N_BINS - 1)
+                                  : (x[i] < N_BINS ? (int)x[i] : N_BINS - 1)]++;
+            }
+            if (pass == 0 && s + 1 == t->n_sample)
+                codec->unit = sum > 0 ? (float)(256 / sqrt(sum / t->n_sample / codec->n_sketch)) : 1;
+        }
+    uint64_t over = (uint64_t)(OUTSIDE_SHARE * t->n_sample * codec->n_sketch);
+    int at = N_BINS - 1;
+    for (; at > 1 && bins[at] <= over; at--)
+        over -= bins[at];
+    codec->unit *= 128.0f / (float)(at + 1);
+}
+
+static vx_status fit_coords(struct training *t, vx_coords_fn coords, const vx_run *run,
+                            float *sample, float *directions, uint8_t *code, double *mean,
+                            vx_error *err)
+{
+    vx_codec *codec = t->codec;
+    const uint32_t dim = codec->code_dim;
+    const uint32_t k = codec->n_coords < dim ? codec->n_coords : dim;
+    double spread;
+    for (uint32_t i = 0; i < codec->n_coords; i++)
+        codec->signs[i] = vx_hash64(0x51D5u + i / 64) >> i % 64 & 1 ? -1.0f : 1.0f;
+    sample_codes(t, code, sample, mean, &spread);
+    codec->edge_unit = spread > 0 ? (float)spread : 1;
+    const vx_status st = vx_pca(sample, t->n_sample, dim, k, run, directions, err);
+    if (st != VX_OK)
+        return st;
+    const float factor = round_directions(codec, directions, k);
+    for (uint32_t i = 0; i < k; i++) {
+        double sum = 0;
+        for (uint32_t j = 0; j < dim; j++)
+            sum += mean[j] * codec->directions[i * codec->row_bytes + j];
+        codec->center[i] = (float)sum;
+    }
+    scale_coords(t, coords, code);
+    const uint32_t each = codec->n_coords < VX_MAX_SKETCH ? codec->n_coords : VX_MAX_SKETCH;
+    codec->coords_per_code = factor * codec->unit * sqrtf((float)each);
+    if (codec->has_ranks)
+        codec->edge_unit *= codec->coords_per_code * codec->coords_per_code;
+    return VX_OK;
+}
+
+static vx_status train_coords(struct training *t, vx_coords_fn coords, const vx_run *run,
+                              vx_error *err)
+{
+    vx_codec *codec = t->codec;
+    t->n_sample = t->n_sample < PCA_ROWS ? t->n_sample : PCA_ROWS;
+    codec->has_ranks = codec->row_bytes >= RANK_FROM_BYTES;
+    codec->n_coords = codec->has_ranks ? VX_RANK_COORDS : 64;
+    codec->n_sketch = codec->has_ranks ? VX_MAX_SKETCH : 64;
+    codec->directions = vx_zalloc(codec->n_coords, codec->row_bytes);
+    codec->center = vx_zalloc(codec->n_coords, sizeof *codec->center);
+    codec->signs = vx_alloc(codec->n_coords, sizeof *codec->signs);
+    float *sample = vx_alloc((size_t)t->n_sample * codec->code_dim, sizeof *sample);
+    float *directions = vx_alloc((size_t)codec->n_coords * codec->code_dim, sizeof *directions);
+    double *mean = vx_zalloc(codec->code_dim, sizeof *mean);
+    uint8_t *code = vx_alloc(codec->row_bytes, 1);
+    vx_status st;
+    if (codec->directions == NULL || codec->center == NULL || codec->signs == NULL || sample == NULL ||
+        directions == NULL || mean == NULL || code == NULL)
+        st = vx_fail_nomem(err, "training codes");
+    else
+        st = fit_coords(t, coords, run, sample, directions, code, mean, err);
+    vx_free(sample);
+    vx_free(directions);
+    vx_free(mean);
+    vx_free(code);
+    return st;
+}
+
+static vx_status train_bytes(struct training *t, bool is_ip, vx_error *err)
+{
+    vx_codec *codec = t->codec;
+    codec->row_bytes = vx_round_up(codec->code_dim, VX_LINE);
+    codec->low = vx_zalloc(codec->code_dim, sizeof *codec->low);
+    if (codec->low == NULL)
+        return vx_fail_nomem(err, "training codes");
+    if (is_ip)
+        for (uint64_t i = 0; i < t->n; i++) {
+            const double length = sqrt(squared_length(t->rows + i * t->row_floats, codec->dim));
+            if (length > (double)codec->radius)
+                codec->radius = (float)length;
+        }
+    if (is_ip || !are_bytes(t))
+        return fit(t, err);
+    codec->is_lossless = true;
+    codec->step = codec->inv_step = 1;
+    return VX_OK;
+}
+
+vx_status vx_codec_train(const float *rows, size_t row_floats, uint64_t n, uint32_t dim,
+                         bool is_ip, bool sketches, vx_coords_fn coords, const vx_run *run,
+                         vx_codec **out, vx_error *err)
+{
     struct training t = {rows, row_floats, n, n < SAMPLE_ROWS ? (uint32_t)n : SAMPLE_ROWS, NULL};
     vx_codec *codec = t.codec = vx_zalloc(1, sizeof *codec);
     if (codec == NULL)
         return vx_fail_nomem(err, "training codes");
     codec->dim = dim;
     codec->code_dim = dim + is_ip;
-    codec->row_bytes = vx_round_up(codec->code_dim, VX_LINE);
-    codec->low = vx_zalloc(codec->code_dim, sizeof *codec->low);
-    vx_status st = codec->low != NULL ? VX_OK : vx_fail_nomem(err, "training codes");
-    if (is_ip)
-        for (uint64_t i = 0; i < n; i++) {
-            const double length = sqrt(squared_length(rows + i * row_floats, dim));
-            if (length > codec->radius)
-                codec->radius = (float)length;
-        }
-    if (st == VX_OK && !is_ip && are_bytes(&t)) {
-        codec->is_lossless = true;
-        codec->step = codec->inv_step = 1;
-    } else if (st == VX_OK) {
-        st = fit(&t, err);
-    }
+    vx_status st = train_bytes(&t, is_ip, err);
+    if (st == VX_OK && sketches && dim <= MAX_SKETCH_DIM)
+        st = train_coords(&t, coords, run, err);
     if (st != VX_OK)
         vx_codec_free(codec);
     else
@@ -164,6 +382,9 @@ void vx_codec_free(vx_codec *codec)
     if (codec == NULL)
         return;
     vx_free(codec->low);
+    vx_free(codec->directions);
+    vx_free(codec->center);
+    vx_free(codec->signs);
     vx_free(codec);
 }
 
@@ -189,5 +410,7 @@ void vx_codec_encode(const vx_codec *codec, const float *row, bool is_query, uin
 
 size_t vx_codec_bytes(const vx_codec *codec)
 {
-    return codec != NULL ? sizeof *codec + codec->code_dim * sizeof *codec->low : 0;
+    return codec == NULL ? 0
+                         : sizeof *codec + codec->code_dim * sizeof *codec->low +
+                               codec->n_coords * (codec->row_bytes + 2 * sizeof *codec->center);
 }

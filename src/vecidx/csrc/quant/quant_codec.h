@@ -16,6 +16,11 @@
 #define QUANT_CODEC_H
 
 #include "../base/vx_base.h"
+#include "../dist/dist_gate.h"
+
+#define VX_RANK_COORDS 256u
+#define VX_RANK_BYTES 128u
+#define VX_MAX_SKETCH 128u
 
 typedef struct vx_codec {
     uint32_t dim;       /* of the rows                                         */
@@ -25,16 +30,65 @@ typedef struct vx_codec {
     float radius;       /* ip: R; otherwise 0                                  */
     bool is_lossless;   /* codes are the values                                */
     float *low;         /* code_dim of them                                    */
+
+    /* Coordinates: a code's projections on principal directions, each half mixed by
+     * random signs and a Hadamard transform so that all say about as much.  A unit
+     * is such that nearly all of them lie in -128 .. 127.  n_coords == 0: none. */
+    uint32_t n_coords;  /* 64, or 256 where there are ranks                    */
+    uint32_t n_sketch;  /* bits of an edge sketch: of the leading coordinates  */
+    bool has_ranks;     /* rows have rank codes: 4 bits of each coordinate     */
+    int8_t *directions; /* n_coords x row_bytes                                */
+    float *center;      /* n_coords: projections of the mean                   */
+    float *signs;       /* n_coords: 1 or -1                                   */
+    float unit;         /* coordinates per unit of a raw projection            */
+    float coords_per_code; /* coordinates per unit of a code, along any direction */
+    float edge_unit;    /* squared distance that is 1 in an edge's factors     */
 } vx_codec;
 
-/* Train on n rows of row_floats floats each (n >= 1), `is_ip` for inner product.
+
+/* Coordinates of a code before they are rounded; quant_kernels.h, at some level. */
+typedef void (*vx_coords_fn)(const vx_codec *codec, const uint8_t *code, float *out);
+
+/* Of an edge, in coordinates: the sum of the magnitudes of its sketched ones, the sum of
+ * its beginning's with its own signs, its squared length, and the signs. */
+typedef struct vx_edge_sums {
+    int32_t length, along, squared;
+    uint8_t sign[VX_MAX_SKETCH]; /* 1: above 0 */
+} vx_edge_sums;
+
+
+/* Train on n rows of row_floats floats each (n >= 1), `is_ip` for inner product;
+ * with coordinates if `sketches`.
  * The same bytes for any number of threads.  VX_E_NOMEM, VX_E_INTERRUPTED. */
 vx_status vx_codec_train(const float *rows, size_t row_floats, uint64_t n, uint32_t dim,
-                         bool is_ip, const vx_run *run, vx_codec **out, vx_error *err);
+                         bool is_ip, bool sketches, vx_coords_fn coords, const vx_run *run,
+                         vx_codec **out, vx_error *err);
 void vx_codec_free(vx_codec *codec); /* NULL is fine */
 
 /* The code of a row, or of a query (the two differ under ip). */
 void vx_codec_encode(const vx_codec *codec, const float *row, bool is_query, uint8_t *out);
+
+/* The coordinates of a code: n_coords of them. */
+void vx_codec_coords(const vx_codec *codec, vx_coords_fn coords, const uint8_t *code,
+                     int16_t *out);
+
+/* Rank code of coordinates, and the other way round: the middle of each of the 16
+ * intervals.  Byte j of half h holds coordinate 128 h + j below and 128 h + 64 + j
+ * above. */
+void vx_codec_rank(const int16_t *coords, uint8_t *out);
+VX_INLINE void vx_rank_coords(const uint8_t *half, int16_t *out)
+{
+    for (int j = 0; j < 64; j++) {
+        out[j] = (int16_t)((half[j] & 15) * 16 - 120);
+        out[j + 64] = (int16_t)((half[j] >> 4) * 16 - 120);
+    }
+}
+
+/* The query's side of a rank code: bytes to compare with coordinates << 4. */
+void vx_codec_rank_query(const int16_t *coords, uint8_t *out);
+
+/* What a query at these coordinates knows of the sketches it will meet. */
+void vx_codec_gate(const vx_codec *codec, const int16_t *coords, vx_gate *out);
 
 size_t vx_codec_bytes(const vx_codec *codec); /* memory held */
 
