@@ -8,15 +8,17 @@ from numpy.typing import NDArray
 METRICS: dict[str, int]
 QUANTIZATIONS: dict[str | None, int]
 ON_CONFLICT: dict[str, int]
+ON_MISSING: dict[str, int]
 
 class CoreIndex:
     @staticmethod
     def create(
-        dim: int, metric: int, M: int, ef_construction: int, seed: int, capacity: int
+        dim: int, metric: int, quantization: int, M: int, ef_construction: int, seed: int,
+        capacity: int
     ) -> CoreIndex: ...
     @staticmethod
     def load(path: bytes) -> CoreIndex: ...
-    def params(self) -> tuple[int, int, int, int, int]: ...
+    def params(self) -> tuple[int, int, int, int, int, int]: ...
     def add(
         self,
         rows: NDArray[np.float32],
@@ -26,6 +28,11 @@ class CoreIndex:
         progress: Callable[[int, int], object] | None,
         out_labels: NDArray[np.int64],
     ) -> None: ...
+    def delete(
+        self, labels: NDArray[np.int64], on_missing: int, num_threads: int
+    ) -> int: ...
+    def compact(self, num_threads: int) -> None: ...
+    def repair(self, num_threads: int) -> None: ...
     def search(
         self,
         queries: NDArray[np.float32],

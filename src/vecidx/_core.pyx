@@ -25,6 +25,7 @@ METRICS = {"l2": <int>VX_L2SQ, "ip": <int>VX_IP, "cosine": <int>VX_COSINE}
 QUANTIZATIONS = {None: <int>VX_QUANT_NONE, "sq8": <int>VX_QUANT_SQ8,
                  "auto": <int>VX_QUANT_AUTO}
 ON_CONFLICT = {"replace": <int>VX_REPLACE, "error": <int>VX_ERROR, "skip": <int>VX_SKIP}
+ON_MISSING = {"error": <int>VX_MISSING_ERROR, "ignore": <int>VX_MISSING_IGNORE}
 
 # The exception of each status.  VX_E_IO is an OSError built from errno and
 # VX_E_INTERRUPTED raises what the tick caught, so neither is in the table.
@@ -146,8 +147,8 @@ cdef class CoreIndex:
         cdef object me = get_ident()
         if me in self._writers:
             raise VecidxError(
-                f"{verb}: this thread is inside another add, save or check of the same "
-                "index (called from its progress callable or a signal handler?)")
+                f"{verb}: this thread is inside another add, delete, compact, save or check of the "
+                "same index (called from its progress callable or a signal handler?)")
         self._writers.add(me)
         return me
 
@@ -193,6 +194,61 @@ cdef class CoreIndex:
                 exc.add_note(f"vecidx: the first {added} of this call's {n} rows are in the "
                              "index, which stays valid")
             raise
+
+    def delete(self, const int64_t[::1] labels not None, int on_missing, unsigned num_threads):
+        """How many rows died."""
+        cdef:
+            size_t n = labels.shape[0]
+            uint64_t deleted = 0
+            _Tick tick = _Tick()
+            vx_run run = _make_run(tick, num_threads)
+            vx_error err
+            vx_status status
+        if n == 0:
+            return 0
+        me = self._enter_writer("delete")
+        try:
+            with nogil:
+                status = vx_index_delete(self._index, &labels[0], n, <vx_on_missing>on_missing,
+                                         &run, &deleted, &err)
+        finally:
+            self._writers.discard(me)
+        if status == VX_OK:
+            return deleted
+        try:
+            if status == VX_E_INTERRUPTED:
+                tick.reraise()
+            raise_status(&err)
+        except BaseException as exc:
+            if status == VX_E_INTERRUPTED:
+                exc.add_note(f"vecidx: {deleted} rows are deleted; the index stays valid")
+            raise
+
+    def compact(self, unsigned num_threads):
+        self._maintain("compact", vx_index_compact, num_threads)
+
+    def repair(self, unsigned num_threads):
+        self._maintain("check", vx_index_repair, num_threads)
+
+    cdef int _maintain(self, str verb,
+                       vx_status (*fn)(vx_index *, const vx_run *, vx_error *) noexcept nogil,
+                       unsigned num_threads) except -1:
+        cdef:
+            _Tick tick = _Tick()
+            vx_run run = _make_run(tick, num_threads)
+            vx_error err
+            vx_status status
+        me = self._enter_writer(verb)
+        try:
+            with nogil:
+                status = fn(self._index, &run, &err)
+        finally:
+            self._writers.discard(me)
+        if status == VX_E_INTERRUPTED:
+            tick.reraise()
+        if status != VX_OK:
+            raise_status(&err)
+        return 0
 
     def search(self, const float[:, ::1] queries not None, size_t k, size_t ef, bint exact,
                unsigned num_threads, int64_t[:, ::1] out_ids not None,
@@ -280,6 +336,7 @@ cdef class CoreIndex:
         return {
             "count": stats.n_live,
             "deleted": stats.n_deleted,
+            "free": stats.n_free,
             "duplicates": stats.n_twins,
             "links": stats.n_links,
             "links_chosen": stats.n_links_chosen,

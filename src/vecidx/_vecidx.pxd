@@ -71,6 +71,17 @@ cdef extern from "vecidx.h" nogil:
                            const vx_run *run, vx_label *out_labels,
                            uint64_t *out_added, vx_error *err)
 
+    ctypedef enum vx_on_missing:
+        VX_MISSING_ERROR
+        VX_MISSING_IGNORE
+
+    vx_status vx_index_delete(vx_index *index, const vx_label *labels, size_t n,
+                              vx_on_missing on_missing, const vx_run *run,
+                              uint64_t *out_deleted, vx_error *err)
+
+    vx_status vx_index_compact(vx_index *index, const vx_run *run, vx_error *err)
+    vx_status vx_index_repair(vx_index *index, const vx_run *run, vx_error *err)
+
     ctypedef struct vx_search_params:
         size_t k
         size_t ef
@@ -92,6 +103,7 @@ cdef extern from "vecidx.h" nogil:
     ctypedef struct vx_stats:
         uint64_t n_live
         uint64_t n_deleted
+        uint64_t n_free
         uint64_t n_twins
         uint64_t n_links
         uint64_t n_links_chosen

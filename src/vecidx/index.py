@@ -66,8 +66,8 @@ class Index:
 
     Notes
     -----
-    Any number of threads may search while one adds; adds wait for one
-    another.  All long calls release the GIL and answer Ctrl-C.
+    Any number of threads may search while one adds or deletes; writers wait
+    for one another.  All long calls release the GIL and answer Ctrl-C.
 
     Examples
     --------
@@ -167,6 +167,52 @@ class Index:
         finally:
             close()
         return used
+
+    def delete(self, ids, *, missing="error", num_threads=None):
+        """Delete the vectors of ids, in one step: a search sees all of them or none.
+
+        Parameters
+        ----------
+        ids : int or array_like of int, shape (n,)
+            An id given twice counts once.
+        missing : {"error", "ignore"}
+            What to do with an id that is not in the index: raise and delete
+            nothing, or pass it over.
+        num_threads : int, optional
+            By default the index's.
+
+        Returns
+        -------
+        int
+            How many vectors were deleted.
+
+        Raises
+        ------
+        KeyError
+            Under ``"error"``, naming the first id that is not in the index.
+            Nothing has changed.
+        KeyboardInterrupt
+            A note on the exception says how many were deleted, none or all;
+            the index is valid.
+        """
+        labels, _ = as_labels(ids)
+        missing = _core.ON_MISSING[
+            check_word(missing, name="missing", known=tuple(_core.ON_MISSING))]
+        return self._core.delete(labels, missing, check_threads(num_threads, self._threads))
+
+    def compact(self, *, num_threads=None):
+        """Give back the memory of vectors that were deleted or replaced.
+
+        Their places are taken by later vectors anyway; this is for an index
+        that has shrunk.  What is left is copied, while searches go on: for that
+        long both copies take memory.  Does nothing where nothing is to be won.
+
+        Raises
+        ------
+        MemoryError, KeyboardInterrupt
+            Nothing has changed that a search could tell.
+        """
+        self._core.compact(check_threads(num_threads, self._threads))
 
     # ---- reading ------------------------------------------------------------
 
@@ -273,7 +319,8 @@ class Index:
         -------
         dict
             ``count`` rows that a search may return; ``deleted`` rows replaced
-            and not yet removed; ``duplicates`` rows equal to another, which
+            or deleted that are still ways through the graph; ``free`` places of
+            such rows that later ones will take; ``duplicates`` rows equal to another, which
             hang off it and have no links of their own; ``links`` on layer 0
             and how many of them the pruning heuristic chose, ``links_chosen``;
             ``rows_at_level``, a list: rows whose highest layer is 0, 1, ...
@@ -292,8 +339,14 @@ class Index:
         """
         return self._core.memory()
 
-    def check(self):
-        """Check every invariant of the index; waits for a running add.
+    def check(self, *, repair=False):
+        """Check every invariant of the index; waits for a running writer.
+
+        Parameters
+        ----------
+        repair : bool
+            First lead links around deleted vectors that still have some, and
+            link what cannot be reached.
 
         Returns
         -------
@@ -305,6 +358,8 @@ class Index:
         VecidxError
             With the first invariant found broken.
         """
+        if repair:
+            self._core.repair(self._threads)
         return self._core.check()
 
     def save(self, path):

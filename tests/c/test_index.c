@@ -29,7 +29,7 @@ static float *make_rows(size_t n, uint64_t seed)
 
 static vx_index *make_index(vx_metric metric)
 {
-    const vx_params params = {DIM, metric, 8, 60, 0, 0};
+    const vx_params params = {.dim = DIM, .metric = metric, .M = 8, .ef_construction = 60};
     vx_index *index = NULL;
     vx_error err;
     CHECK(vx_index_new(&params, &index, &err) == VX_OK);
@@ -297,7 +297,7 @@ VX_TEST(an_interrupted_add_keeps_its_batches)
 /* One life of an index; false if memory ran out on the way. */
 static bool live_once(const float *rows, size_t n, const char *path)
 {
-    const vx_params params = {DIM, VX_COSINE, 8, 40, 0, 0};
+    const vx_params params = {.dim = DIM, .metric = VX_COSINE, .M = 8, .ef_construction = 40};
     const vx_run run = {2, NULL, NULL};
     vx_index *index = NULL, *loaded = NULL;
     vx_label labels[K];

@@ -5,8 +5,8 @@
  * binding includes nothing else.
  *
  * Threads.  Any number of searches (vx_index_search, _get, _contains, _labels,
- * _stats, _memory) may run at once, beside one writer (vx_index_add).  Writers
- * wait for one another.  A search takes no lock; it sees every row whose add
+ * _stats, _memory) may run at once, beside one writer (vx_index_add, _delete, _compact).
+ * Writers wait for one another.  A search takes no lock; it sees every row whose add
  * returned before the search began.
  *
  * Errors.  A call that can fail returns a vx_status and, where `err` is not
@@ -150,6 +150,27 @@ vx_status vx_index_add(vx_index *index, const float *rows, size_t n,
                        const vx_run *run, vx_label *out_labels,
                        uint64_t *out_added, vx_error *err);
 
+typedef enum vx_on_missing {
+    VX_MISSING_ERROR = 0, /* VX_E_LABEL, and nothing changes                */
+    VX_MISSING_IGNORE = 1 /* the label is passed over                       */
+} vx_on_missing;
+
+/* Delete the rows of n labels, all in one step: a search sees all of them or none.
+ * A label given twice counts once.  *out_deleted is how many rows died; it is
+ * written on VX_E_INTERRUPTED too: 0, or all of them. */
+vx_status vx_index_delete(vx_index *index, const vx_label *labels, size_t n,
+                          vx_on_missing on_missing, const vx_run *run, uint64_t *out_deleted,
+                          vx_error *err);
+
+/* Give back the memory of rows that are gone: the others are copied into new planes
+ * (while it runs, both take memory) and searches go on meanwhile.  An interrupted
+ * call, or one without memory, leaves everything as it was. */
+vx_status vx_index_compact(vx_index *index, const vx_run *run, vx_error *err);
+
+/* Free the slots of dead rows and give every live row a path from the entry, where
+ * vx_index_check counts one that has none. */
+vx_status vx_index_repair(vx_index *index, const vx_run *run, vx_error *err);
+
 /* ---- reading ----------------------------------------------------------- */
 
 typedef struct vx_search_params {
@@ -193,7 +214,8 @@ vx_status vx_index_labels(vx_index *index, vx_label *out, uint64_t cap, uint64_t
 
 typedef struct vx_stats {
     uint64_t n_live;                    /* rows a search may return         */
-    uint64_t n_deleted;                 /* rows replaced, still linked      */
+    uint64_t n_deleted;                 /* rows replaced or deleted, still linked */
+    uint64_t n_free;                    /* slots for rows to come           */
     uint64_t n_twins;                   /* rows equal to another, in no link */
     uint64_t n_links;                   /* layer 0, all rows                */
     uint64_t n_links_chosen;            /* of these, chosen by the heuristic */

@@ -44,15 +44,24 @@ void vx_graph_scan(const vx_graph *graph, const vx_view *view, const vx_snapshot
 
 /* ---- hnsw_insert.c ----------------------------------------------------- */
 
-/* Called under the writer's lock, just before rows begin .. end-1 are published. */
-typedef void (*vx_publish_fn)(void *arg, vx_view *view, vx_slot begin, vx_slot end);
+/* Called under the writer's lock, just before the rows of n slots, rising, are
+ * published. */
+typedef void (*vx_publish_fn)(void *arg, vx_view *view, const vx_slot *slots, size_t n);
 
-/* Link rows n_rows .. end-1, whose vectors, levels and empty link rows are in
- * place, and publish them batch by batch.  Writer only.  VX_E_INTERRUPTED and
- * VX_E_NOMEM leave a valid graph that holds the batches published so far. */
-vx_status vx_graph_insert(vx_graph *graph, vx_slot end, const vx_run *run,
-                          vx_publish_fn publish, void *publish_arg, vx_error *err);
+/* Link the rows of n >= 1 slots, rising: free ones, then those from n_rows on, whose
+ * vectors, levels and empty link rows are in place; publish them batch by batch.
+ * Writer only.  *out_linked are in.  VX_E_INTERRUPTED and VX_E_NOMEM leave a valid
+ * graph that holds the batches published so far. */
+vx_status vx_graph_insert(vx_graph *graph, const vx_slot *slots, size_t n, const vx_run *run,
+                          vx_publish_fn publish, void *publish_arg, size_t *out_linked,
+                          vx_error *err);
 
+/* ---- hnsw_compact.c ----------------------------------------------------- */
+
+/* A copy of the current view without dead rows, in the same order, that serves in
+ * its place or to be saved.  No link may lead to a dead row (vx_graph_mend, all).
+ * Writer only; the graph does not change. */
+vx_status vx_graph_compact(const vx_graph *graph, const vx_run *run, vx_view **out, vx_error *err);
 
 /* ---- hnsw_check.c ------------------------------------------------------- */
 

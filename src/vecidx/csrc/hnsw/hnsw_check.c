@@ -58,20 +58,26 @@ static vx_status check_places(const vx_view *view, uint32_t n,
 {
     uint64_t upper = 0;
     unsigned top = 0;
+    bool any_live = false;
     for (vx_slot slot = 0; slot < n; slot++) {
         const unsigned level = view->levels[slot];
         if (view->upper_at[slot] != upper)
             return vx_fail(err, VX_E_STATE, "slot %u: upper rows at %u, expected %llu", slot,
                            view->upper_at[slot], (unsigned long long)upper);
         upper += level;
-        if (!vx_view_is_twin(view, slot))
+        if (!vx_view_is_twin(view, slot) && vx_view_is_alive(view, slot)) {
             top = level > top ? level : top;
+            any_live = true;
+        }
     }
     if (upper != view->n_upper)
         return vx_fail(err, VX_E_STATE, "upper rows: %u in use, expected %llu", view->n_upper,
                        (unsigned long long)upper);
-    if ((vx_slot)entry >= n || entry >> 32 != top || view->levels[(vx_slot)entry] != top ||
-        vx_view_is_twin(view, (vx_slot)entry))
+    if (entry == VX_NO_ENTRY && !any_live)
+        return VX_OK;
+    /* A dead row may be higher than all that live, and the entry until it is mended. */
+    if ((vx_slot)entry >= n || entry >> 32 < top ||
+        view->levels[(vx_slot)entry] != entry >> 32 || vx_view_is_twin(view, (vx_slot)entry))
         return vx_fail(err, VX_E_STATE, "entry point: slot %u at layer %u, expected layer %u",
                        (vx_slot)entry, (unsigned)(entry >> 32), top);
     return VX_OK;
@@ -79,7 +85,7 @@ static vx_status check_places(const vx_view *view, uint32_t n,
 
 /* Follow the chain of rows equal to a node: they are reached where it is. */
 static vx_status check_chain(const vx_view *view, uint32_t n, vx_slot node, uint32_t *seen,
-                             uint64_t *n_chained, vx_error *err)
+                             uint64_t *n_live, vx_error *err)
 {
     for (vx_slot slot = vx_view_next_twin(view, node); slot != VX_NO_SLOT;
          slot = vx_view_next_twin(view, slot)) {
@@ -89,7 +95,7 @@ static vx_status check_chain(const vx_view *view, uint32_t n, vx_slot node, uint
             return vx_fail(err, VX_E_STATE, "slot %u: its chain of equal rows is broken at %u",
                            node, slot);
         seen[slot] = node + 1;
-        ++*n_chained;
+        *n_live += vx_view_is_alive(view, slot);
     }
     return VX_OK;
 }
@@ -115,17 +121,18 @@ vx_status vx_graph_check(const vx_graph *graph, uint64_t *out_unreachable, vx_er
         for (unsigned layer = 0; layer <= view->levels[slot] && st == VX_OK; layer++)
             st = check_row(view, n, slot, layer, seen, err);
     if (st == VX_OK) {
-        vx_reach_from(&reach, view, n, (vx_slot)entry, (vx_slot)entry, NULL);
+        if (entry != VX_NO_ENTRY)
+            vx_reach_from(&reach, view, n, (vx_slot)entry, (vx_slot)entry, NULL);
         for (vx_slot slot = 0; slot < n && st == VX_OK; slot++) {
-            uint64_t n_chained = 0;
+            uint64_t n_live = vx_view_is_alive(view, slot);
             if (vx_view_is_twin(view, slot))
                 continue;
-            st = check_chain(view, n, slot, seen, &n_chained, err);
+            st = check_chain(view, n, slot, seen, &n_live, err);
             if (reach.parent[slot] == VX_NO_SLOT)
-                *out_unreachable += 1 + n_chained;
+                *out_unreachable += n_live;
         }
         for (vx_slot slot = 0; slot < n && st == VX_OK; slot++)
-            if (vx_view_is_twin(view, slot) && seen[slot] == 0)
+            if (vx_view_is_twin(view, slot) && seen[slot] == 0 && vx_view_is_alive(view, slot))
                 st = vx_fail(err, VX_E_STATE, "slot %u: marked as a twin, but in no chain", slot);
     }
     vx_reach_fini(&reach);

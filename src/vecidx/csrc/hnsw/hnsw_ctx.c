@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "../base/vx_alloc.h"
+#include "../base/vx_sync.h"
 
 static vx_ctx *take_free(vx_graph *graph)
 {
@@ -37,31 +38,67 @@ static vx_ctx *take_free(vx_graph *graph)
     return ctx;
 }
 
+/* The reader says its epoch first and loads what it will use after; the writer
+ * changes that first and looks at the epochs after, all sequentially consistent.
+ * So either the writer sees the reader, or the reader the change. */
+static void enter_epoch(vx_graph *graph, vx_ctx *ctx, vx_view **out_view)
+{
+    const uint64_t now = atomic_load_explicit(&graph->epoch, memory_order_acquire);
+    atomic_store_explicit(&ctx->epoch, now, memory_order_seq_cst);
+    *out_view = atomic_load_explicit(&graph->view, memory_order_seq_cst);
+}
+
 vx_ctx *vx_ctx_take(vx_graph *graph, vx_view **out_view)
 {
     vx_ctx *ctx = take_free(graph);
-    if (ctx == NULL)
-        return NULL;
-    /* A hazard pointer: the writer swaps the view first and looks at the pins
-     * after; we pin first and look at the view after.  One of the two sees. */
-    vx_view *view = atomic_load_explicit(&graph->view, memory_order_seq_cst);
-    for (;;) {
-        atomic_store_explicit(&ctx->pinned, view, memory_order_seq_cst);
-        vx_view *again = atomic_load_explicit(&graph->view, memory_order_seq_cst);
-        if (again == view)
-            break;
-        view = again;
-    }
-    *out_view = view;
+    if (ctx != NULL)
+        enter_epoch(graph, ctx, out_view);
     return ctx;
+}
+
+void vx_ctx_renew(vx_graph *graph, vx_ctx *ctx, vx_view **out_view)
+{
+    enter_epoch(graph, ctx, out_view);
 }
 
 void vx_ctx_release(vx_ctx *ctx)
 {
     if (ctx == NULL)
         return;
-    atomic_store_explicit(&ctx->pinned, NULL, memory_order_release);
+    atomic_store_explicit(&ctx->epoch, 0, memory_order_release);
     atomic_store_explicit(&ctx->busy, false, memory_order_release);
+}
+
+uint64_t vx_epoch_next(vx_graph *graph)
+{
+    return atomic_fetch_add_explicit(&graph->epoch, 1, memory_order_seq_cst) + 1;
+}
+
+bool vx_epoch_passed(const vx_graph *graph, uint64_t epoch)
+{
+    const vx_ctx *ctx = atomic_load_explicit(&graph->contexts, memory_order_seq_cst);
+    for (; ctx != NULL; ctx = ctx->next) {
+        const uint64_t since = atomic_load_explicit(&ctx->epoch, memory_order_seq_cst);
+        if (since != 0 && since < epoch)
+            return false;
+    }
+    return true;
+}
+
+#define WAIT_NS 20000000u
+#define SPIN_NS 200000u /* most searches end within this: shorter than any sleep */
+
+bool vx_epoch_wait(const vx_graph *graph, uint64_t epoch)
+{
+    const uint64_t begin = vx_now_ns();
+    while (!vx_epoch_passed(graph, epoch)) {
+        const uint64_t waited = vx_now_ns() - begin;
+        if (waited > WAIT_NS)
+            return false;
+        if (waited > SPIN_NS)
+            vx_sleep_ms(1);
+    }
+    return true;
 }
 
 bool vx_ctx_fit(vx_ctx *ctx, const vx_view *view, size_t n, size_t ef)
@@ -116,15 +153,6 @@ void vx_ctx_forget(vx_ctx *ctx)
         for (size_t i = 0; i < ctx->n_touched; i++)
             ctx->visited[ctx->touched[i] >> 6] = 0;
     ctx->n_touched = 0;
-}
-
-bool vx_ctx_pins(const vx_graph *graph, const vx_view *view)
-{
-    const vx_ctx *ctx = atomic_load(&graph->contexts);
-    for (; ctx != NULL; ctx = ctx->next)
-        if (atomic_load_explicit(&ctx->pinned, memory_order_seq_cst) == view)
-            return true;
-    return false;
 }
 
 void vx_ctx_free_all(vx_graph *graph)

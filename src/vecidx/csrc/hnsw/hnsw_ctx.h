@@ -2,7 +2,12 @@
  *
  * Contexts are made on demand, kept in a list that only grows, and taken by one
  * atomic exchange: a search takes no lock, and once its context is large enough
- * it allocates nothing. */
+ * it allocates nothing.
+ *
+ * A context taken says since which epoch.  The writer, when it has taken something
+ * out of every reader's way (a view swapped, a slot no link leads to), begins a new
+ * epoch (vx_epoch_next); once every context is free or of that epoch or later
+ * (vx_epoch_passed), no reader can still be at it, and its memory is used anew. */
 #ifndef HNSW_CTX_H
 #define HNSW_CTX_H
 
@@ -32,7 +37,7 @@ VX_INLINE vx_slot vx_key_slot(vx_key key) { return (vx_slot)((uint32_t)key >> 1)
 
 typedef struct vx_ctx {
     _Atomic bool busy;
-    _Atomic(vx_view *) pinned; /* the view in use; the writer will not free it */
+    _Atomic uint64_t epoch;    /* in which it was taken; 0: it is free         */
     struct vx_ctx *next;       /* fixed once listed                            */
     _Atomic size_t bytes;      /* held, for vx_index_memory                    */
 
@@ -67,9 +72,13 @@ VX_INLINE bool vx_halt_asked(const vx_halt *halt)
  * the whole bitset instead. */
 #define VX_TOUCHED 16384u
 
-/* Take a context and pin the current view: *out_view stays valid until release.
- * NULL if no memory is left. */
+/* Take a context: *out_view, the current view, and all slots in it stay what they
+ * are until release.  NULL if no memory is left. */
 vx_ctx *vx_ctx_take(vx_graph *graph, vx_view **out_view);
+
+/* As release and take, keeping the context: long work does so between its parts,
+ * so that the writer need not wait for all of it. */
+void vx_ctx_renew(vx_graph *graph, vx_ctx *ctx, vx_view **out_view);
 void vx_ctx_release(vx_ctx *ctx);
 
 /* Room for a walk with a pool of `ef` over `n` slots: false if there is no memory. */
@@ -78,7 +87,13 @@ bool vx_ctx_fit(vx_ctx *ctx, const vx_view *view, size_t n, size_t ef);
 /* Empty the visited set. */
 void vx_ctx_forget(vx_ctx *ctx);
 
-bool vx_ctx_pins(const vx_graph *graph, const vx_view *view);
+/* Writer only.  Begin an epoch; is every context of an older one released?  _wait
+ * gives them some 20 ms: a longer search must not hold up a writer, which then
+ * does without. */
+uint64_t vx_epoch_next(vx_graph *graph);
+bool vx_epoch_passed(const vx_graph *graph, uint64_t epoch);
+bool vx_epoch_wait(const vx_graph *graph, uint64_t epoch);
+
 void vx_ctx_free_all(vx_graph *graph);
 size_t vx_ctx_bytes(const vx_graph *graph);
 

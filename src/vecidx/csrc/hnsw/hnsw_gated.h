@@ -157,7 +157,7 @@ VX_INLINE void gated_close(gated_state *s, const int kind)
 VX_INLINE void gated_body(const vx_space *space, const vx_view *view, vx_gated *walks,
                           const unsigned n_walks, const int kind)
 {
-    gated_state states[2];
+    gated_state states[2] = {{0}};
     for (unsigned w = 0; w < n_walks; w++)
         gated_start(&states[w], space, view, &walks[w], kind);
     for (bool any = true; any;) {

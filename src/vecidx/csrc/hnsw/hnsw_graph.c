@@ -45,7 +45,7 @@ static bool plane_bytes(const vx_view *view, int plane, size_t rows, size_t uppe
     return vx_mul_fits(plane == VX_PLANE_UPPER ? upper : rows, row_bytes(view, plane), out);
 }
 
-static void free_view(vx_view *view)
+void vx_view_free(vx_view *view)
 {
     if (view == NULL)
         return;
@@ -166,19 +166,20 @@ vx_status vx_graph_init(vx_graph *graph, const vx_params *params, vx_error *err)
     const vx_status st = new_view(params, NULL, params->capacity, 0, &view, err);
     if (st == VX_OK)
         atomic_init(&graph->view, view);
+    atomic_init(&graph->epoch, 1);
     return st;
 }
 
-static void free_unused_retired(vx_graph *graph)
+void vx_graph_free_retired(vx_graph *graph)
 {
     vx_view **at = &graph->retired;
     while (*at != NULL) {
         vx_view *old = *at;
-        if (vx_ctx_pins(graph, old)) {
+        if (!vx_epoch_passed(graph, old->retired_epoch)) {
             at = &old->retired_next;
         } else {
             *at = old->retired_next;
-            free_view(old);
+            vx_view_free(old);
         }
     }
 }
@@ -186,9 +187,11 @@ static void free_unused_retired(vx_graph *graph)
 void vx_graph_fini(vx_graph *graph)
 {
     vx_ctx_free_all(graph);
-    free_unused_retired(graph);
-    free_view(atomic_load(&graph->view));
+    vx_graph_free_retired(graph);
+    vx_view_free(atomic_load(&graph->view));
     vx_codec_free(graph->codec);
+    vx_free(graph->graves.linked);
+    vx_free(graph->graves.free);
     memset(graph, 0, sizeof *graph);
 }
 
@@ -202,6 +205,21 @@ static vx_status commit(vx_view *view, uint64_t rows, uint64_t upper, vx_error *
         if (st != VX_OK)
             return st;
     }
+    return VX_OK;
+}
+
+vx_status vx_view_new(const vx_params *params, const vx_codec *codec, uint64_t n_rows,
+                      uint64_t n_upper, vx_view **out, vx_error *err)
+{
+    vx_view *view = NULL;
+    vx_status st = new_view(params, codec, n_rows, n_upper, &view, err);
+    if (st == VX_OK)
+        st = commit(view, n_rows, n_upper, err);
+    if (st != VX_OK) {
+        vx_view_free(view);
+        return st;
+    }
+    *out = view;
     return VX_OK;
 }
 
@@ -242,35 +260,7 @@ static void copy_rows(vx_view *to, const vx_view *from, uint32_t n)
     atomic_init(&to->local_dim, atomic_load(&from->local_dim));
     atomic_init(&to->entry, atomic_load(&from->entry));
     atomic_init(&to->seq, atomic_load(&from->seq));
-}
-
-/* A view with room for n_rows or with other planes, holding the first n_copied rows of
- * the current one. */
-static vx_status new_copy(const vx_graph *graph, const vx_codec *codec, uint64_t n_rows,
-                          uint64_t n_upper, uint32_t n_copied, vx_view **out, vx_error *err)
-{
-    const vx_view *view = atomic_load(&graph->view);
-    vx_view *copy = NULL;
-    vx_status st = new_view(&graph->params, codec, n_rows, n_upper, &copy, err);
-    if (st != VX_OK)
-        return st;
-    st = commit(copy, n_rows, n_upper, err);
-    if (st != VX_OK) {
-        free_view(copy);
-        return st;
-    }
-    copy_rows(copy, view, n_copied);
-    *out = copy;
-    return VX_OK;
-}
-
-static void swap_view(vx_graph *graph, vx_view *view)
-{
-    vx_view *old = atomic_load(&graph->view);
-    atomic_store_explicit(&graph->view, view, memory_order_seq_cst);
-    old->retired_next = graph->retired;
-    graph->retired = old;
-    free_unused_retired(graph);
+    atomic_init(&to->unlinked, atomic_load(&from->unlinked));
 }
 
 vx_status vx_graph_reserve(vx_graph *graph, uint64_t n_rows, uint64_t n_upper, vx_error *err)
@@ -280,21 +270,24 @@ vx_status vx_graph_reserve(vx_graph *graph, uint64_t n_rows, uint64_t n_upper, v
         return vx_fail(err, VX_E_ARG,
                        "rows: an index holds at most %u, got %llu; use several indexes",
                        VX_MAX_ROWS, (unsigned long long)n_rows);
-    free_unused_retired(graph);
+    vx_graph_free_retired(graph);
     if (n_rows <= view->capacity && n_upper <= view->upper_capacity)
         return commit(view, n_rows, n_upper, err);
 
     vx_view *larger = NULL;
-    const vx_status st = new_copy(graph, graph->codec, n_rows, n_upper,
-                                  atomic_load(&view->n_rows), &larger, err);
-    if (st == VX_OK)
-        swap_view(graph, larger);
-    return st;
+    const vx_status st =
+        vx_view_new(&graph->params, graph->codec, n_rows, n_upper, &larger, err);
+    if (st != VX_OK)
+        return st;
+    copy_rows(larger, view, atomic_load(&view->n_rows));
+    vx_graph_swap_view(graph, larger);
+    vx_graph_free_retired(graph);
+    return VX_OK;
 }
 
 struct encoding {
     const vx_view *view;
-    vx_slot first;
+    const vx_slot *slots; /* NULL: all from 0 on */
     vx_coords_fn coords;
 };
 
@@ -304,7 +297,7 @@ static void encode_piece(void *arg, size_t begin, size_t end, unsigned who)
     const vx_view *view = e->view;
     (void)who;
     for (size_t i = begin; i < end; i++) {
-        const size_t slot = e->first + i;
+        const size_t slot = e->slots != NULL ? e->slots[i] : i;
         uint8_t *code = view->codes + slot * view->codec->row_bytes;
         vx_codec_encode(view->codec, vx_view_vector(view, (vx_slot)slot), false, code);
         if (view->codec->has_ranks) {
@@ -317,16 +310,16 @@ static void encode_piece(void *arg, size_t begin, size_t end, unsigned who)
 
 #define ENCODE_GRAIN 256u
 
-static vx_status encode(const vx_view *view, vx_slot begin, vx_slot end, const vx_run *run)
+static vx_status encode(const vx_view *view, const vx_slot *slots, size_t n, const vx_run *run)
 {
-    struct encoding e = {view, begin, vx_ops_of(vx_level_active())->coords};
-    return vx_pool_run(end - begin, ENCODE_GRAIN, run, 0, 0, encode_piece, &e);
+    struct encoding e = {view, slots, vx_ops_of(vx_level_active())->coords};
+    return vx_pool_run(n, ENCODE_GRAIN, run, 0, 0, encode_piece, &e);
 }
 
-vx_status vx_graph_encode(vx_graph *graph, vx_slot begin, vx_slot end, const vx_run *run)
+vx_status vx_graph_encode(vx_graph *graph, const vx_slot *slots, size_t n, const vx_run *run)
 {
     const vx_view *view = atomic_load(&graph->view);
-    return view->codec != NULL ? encode(view, begin, end, run) : VX_OK;
+    return view->codec != NULL ? encode(view, slots, n, run) : VX_OK;
 }
 
 vx_status vx_graph_quantise(vx_graph *graph, vx_codec *codec, uint64_t n_rows, const vx_run *run,
@@ -334,18 +327,29 @@ vx_status vx_graph_quantise(vx_graph *graph, vx_codec *codec, uint64_t n_rows, c
 {
     const vx_view *view = atomic_load(&graph->view);
     vx_view *quantised = NULL;
-    vx_status st = new_copy(graph, codec, n_rows, view->upper_capacity, (uint32_t)n_rows,
-                            &quantised, err);
+    vx_status st =
+        vx_view_new(&graph->params, codec, n_rows, view->upper_capacity, &quantised, err);
     if (st != VX_OK)
         return st;
-    st = encode(quantised, 0, (vx_slot)n_rows, run);
+    copy_rows(quantised, view, (uint32_t)n_rows);
+    st = encode(quantised, NULL, n_rows, run);
     if (st != VX_OK) {
-        free_view(quantised);
+        vx_view_free(quantised);
         return vx_fail(err, st, "interrupted");
     }
     graph->codec = codec;
-    swap_view(graph, quantised);
+    vx_graph_swap_view(graph, quantised);
+    vx_graph_free_retired(graph);
     return VX_OK;
+}
+
+void vx_graph_swap_view(vx_graph *graph, vx_view *view)
+{
+    vx_view *old = atomic_load(&graph->view);
+    atomic_store_explicit(&graph->view, view, memory_order_seq_cst);
+    old->retired_epoch = vx_epoch_next(graph);
+    old->retired_next = graph->retired;
+    graph->retired = old;
 }
 
 unsigned vx_graph_draw_level(const vx_graph *graph, vx_slot slot)

@@ -25,6 +25,13 @@
  * equal rows cost a walk no more than one; as nodes they would fill its pool and
  * it could not get past them.
  *
+ * A row dies by a death number and stays linked, as a way through the graph, until
+ * hnsw_delete.c has led every link around it.  Then its link rows are emptied, and
+ * after a grace (hnsw_ctx.h) the slot is used again for another row, on the level
+ * that it has by its number.  So a free slot has a death number and a layer-0 row
+ * that holds VX_TWIN alone, as no node's has, and is in no chain; no link leads to
+ * it, and nothing else in its planes means anything but level and place.
+ *
  * The paper's names: M is M; M_max = M, M_max0 = 2M; efConstruction is
  * ef_construction; m_L = 1 / ln M.
  * Malkov, Yashunin: Efficient and robust approximate nearest neighbor search
@@ -99,9 +106,23 @@ typedef struct vx_view {
     _Atomic uint64_t seq;     /* of the last replacement                     */
     _Atomic float local_dim;  /* rows within r of a row grow as r^this; 0: unknown */
 
+    _Atomic uint64_t unlinked; /* the highest death whose row may be unlinked */
+
     uint32_t n_upper;         /* rows used in UPPER; writer only             */
     struct vx_view *retired_next;
+    uint64_t retired_epoch;   /* in which no reader took it any more         */
 } vx_view;
+
+/* Slots whose row is dead; writer only, but for n_linked (hnsw_delete.h). */
+typedef struct vx_graves {
+    vx_slot *linked;           /* rows to which links may lead still          */
+    _Atomic uint32_t n_linked;
+    uint32_t n_mended;         /* the first so many have lost most of them    */
+    vx_slot *free;             /* slots that no link leads to ...             */
+    uint32_t n_free, n_ready;  /* ... of which the first may be used, falling */
+    uint64_t epoch;            /* with which the others become ready          */
+    uint32_t room;             /* of both arrays                              */
+} vx_graves;
 
 typedef struct vx_graph {
     vx_params params;          /* fixed                                       */
@@ -112,6 +133,8 @@ typedef struct vx_graph {
     uint64_t n_unproven;       /* rows added since vx_reconnect; writer       */
     vx_view *retired;          /* replaced views a reader may still use; writer */
     _Atomic(struct vx_ctx *) contexts; /* hnsw_ctx.h                          */
+    _Atomic uint64_t epoch;    /* hnsw_ctx.h                                  */
+    vx_graves graves;
 } vx_graph;
 
 vx_status vx_graph_init(vx_graph *graph, const vx_params *params, vx_error *err);
@@ -128,14 +151,25 @@ vx_status vx_graph_reserve(vx_graph *graph, uint64_t n_rows, uint64_t n_upper, v
 vx_status vx_graph_quantise(vx_graph *graph, vx_codec *codec, uint64_t n_rows, const vx_run *run,
                             vx_error *err);
 
-/* The codes of rows begin .. end-1, whose vectors are in place.  Writer only. */
-vx_status vx_graph_encode(vx_graph *graph, vx_slot begin, vx_slot end, const vx_run *run);
+/* The codes of n slots whose vectors are in place.  Writer only. */
+vx_status vx_graph_encode(vx_graph *graph, const vx_slot *slots, size_t n, const vx_run *run);
+
+/* An empty view with room for so many rows, to be filled, and given to
+ * vx_graph_swap_view or freed. */
+vx_status vx_view_new(const vx_params *params, const vx_codec *codec, uint64_t n_rows,
+                      uint64_t n_upper, vx_view **out, vx_error *err);
+void vx_view_free(vx_view *view); /* NULL is fine */
+
+/* Publish another view.  The old one is retired: freed by vx_graph_free_retired, or
+ * a later vx_graph_reserve, once no reader is left in it. */
+void vx_graph_swap_view(vx_graph *graph, vx_view *view);
+void vx_graph_free_retired(vx_graph *graph);
 
 /* The highest layer of a row, drawn from (seed, slot): P(level >= l) = M^-l. */
 unsigned vx_graph_draw_level(const vx_graph *graph, vx_slot slot);
 
 /* The level and the place in the upper arena of rows begin .. end-1: written
- * once, before they are linked.  vx_graph_reserve has made room for them. */
+ * once, before they are linked, and kept when the slot is used again.  vx_graph_reserve has made room for them. */
 void vx_graph_place_rows(vx_graph *graph, vx_view *view, vx_slot begin, vx_slot end);
 
 /* Upper rows that slots begin .. end-1 will need. */
@@ -203,15 +237,16 @@ VX_INLINE vx_snapshot vx_view_snapshot(vx_view *view)
 /* May a search with this snapshot return the slot?  A row counts from its birth
  * to its death; a replacement gives the new row's birth and the old row's death
  * one number, so every snapshot holds exactly one of the two.  0 in the planes
- * means "from the beginning" and "never". */
+ * means "from the beginning" and "never".  The death is read first: a slot used
+ * again gets its new birth before it loses its old death (vx_view_bear). */
 VX_INLINE bool vx_view_sees(const vx_view *view, const vx_snapshot *now, vx_slot slot)
 {
     if (slot >= now->n)
         return false;
     if (!now->any_dead)
         return true;
+    const uint64_t death = atomic_load_explicit(&view->deaths[slot], memory_order_acquire);
     const uint64_t birth = atomic_load_explicit(&view->births[slot], memory_order_relaxed);
-    const uint64_t death = atomic_load_explicit(&view->deaths[slot], memory_order_relaxed);
     return birth <= now->seq && (death == 0 || death > now->seq);
 }
 
@@ -219,6 +254,30 @@ VX_INLINE bool vx_view_sees(const vx_view *view, const vx_snapshot *now, vx_slot
 VX_INLINE bool vx_view_shows(const vx_view *view, const vx_snapshot *now, vx_slot node)
 {
     return vx_view_sees(view, now, node) || vx_view_next_twin(view, node) < view->capacity;
+}
+
+/* Let the row of a slot that is used again count from `seq` on. */
+VX_INLINE void vx_view_bear(vx_view *view, vx_slot slot, uint64_t seq)
+{
+    atomic_store_explicit(&view->births[slot], seq, memory_order_relaxed);
+    atomic_store_explicit(&view->deaths[slot], 0, memory_order_release);
+}
+
+/* The death of a row that the running add is about to replace. */
+#define VX_DOOMED UINT64_MAX
+
+/* Is the row neither dead nor about to be?  Writer only. */
+VX_INLINE bool vx_view_is_alive(const vx_view *view, vx_slot slot)
+{
+    return atomic_load_explicit(&view->deaths[slot], memory_order_relaxed) == 0;
+}
+
+/* A link as stored.  Acquire: who sees a link to a row that is being added sees
+ * that row's vector and links whole.  (On x86 any load is one; elsewhere it costs
+ * little beside the miss it leads to.) */
+VX_INLINE uint32_t vx_link_load(const vx_link *link)
+{
+    return atomic_load_explicit((vx_link *)link, memory_order_acquire);
 }
 
 #endif

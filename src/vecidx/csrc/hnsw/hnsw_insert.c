@@ -90,8 +90,11 @@ struct insert {
     unsigned n_contexts;
     vx_edge_dists kept;
 
-    /* The batch: rows begin .. end-1, over a graph of rows 0 .. begin-1. */
-    vx_slot begin, end;
+    /* The batch: n_batch slots, rising, over a graph of rows 0 .. n_seen-1.  Some of
+     * them may lie below n_seen, used again; no link leads to them yet. */
+    const vx_slot *batch;
+    size_t n_batch;
+    uint32_t n_seen;
     uint64_t entry;
 
     /* Links back.  Row i of the batch writes its own at edges[at[i] ..]. */
@@ -131,18 +134,23 @@ static void offer_batch(const struct insert *in, vx_slot slot, unsigned layer, v
 
     for (size_t i = 0; i < ctx->n_pool; i++)
         ctx->pool[i] &= ~(vx_key)1; /* all expanded: the flag has served     */
-    for (vx_slot row = in->begin; row < in->end; row += 64) {
-        const vx_slot n = in->end - row < 64 ? in->end - row : 64;
-        if (layer == 0)
-            in->space.ops->scan(vector, vx_space_row(&in->space, row), in->space.row_bytes, n, dists);
-        for (vx_slot i = 0; i < n; i++) {
-            if (row + i == slot || view->levels[row + i] < layer ||
-                in->copy_of[row + i - in->begin] != VX_NO_SLOT)
+    for (size_t at = 0; at < in->n_batch; at += 64) {
+        const vx_slot *rows = in->batch + at;
+        const size_t n = in->n_batch - at < 64 ? in->n_batch - at : 64;
+        const bool in_order = rows[n - 1] - rows[0] == n - 1;
+        if (layer == 0 && in_order)
+            in->space.ops->scan(vector, vx_space_row(&in->space, rows[0]), in->space.row_bytes, n,
+                                dists);
+        else if (layer == 0)
+            in->space.ops->many(vector, in->space.rows, in->space.row_bytes, rows, n, dists);
+        for (size_t i = 0; i < n; i++) {
+            if (rows[i] == slot || view->levels[rows[i]] < layer ||
+                in->copy_of[at + i] != VX_NO_SLOT)
                 continue;
             if (layer > 0)
-                dists[i] =
-                    in->space.ops->pair(vector, vx_space_row(&in->space, row + i), in->space.row_bytes);
-            pool_offer(ctx, ef, vx_key_of(dists[i], row + i));
+                dists[i] = in->space.ops->pair(vector, vx_space_row(&in->space, rows[i]),
+                                              in->space.row_bytes);
+            pool_offer(ctx, ef, vx_key_of(dists[i], rows[i]));
         }
     }
 }
@@ -173,18 +181,20 @@ static void find_copies(struct insert *in)
     vx_slot table[PLACES];
     for (size_t i = 0; i < PLACES; i++)
         table[i] = VX_NO_SLOT;
-    for (vx_slot slot = in->begin; slot < in->end; slot++) {
+    for (size_t i = 0; i < in->n_batch; i++) {
+        const vx_slot slot = in->batch[i];
         size_t at = hash_row(vx_view_vector(in->view, slot), in->view->row_floats) % PLACES;
         while (table[at] != VX_NO_SLOT && !are_equal(in->view, table[at], slot))
             at = (at + 1) % PLACES;
-        in->copy_of[slot - in->begin] = table[at];
+        in->copy_of[i] = table[at];
         if (table[at] == VX_NO_SLOT)
             table[at] = slot;
     }
 }
 
 /* The node of the graph this row equals; VX_NO_SLOT if there is none among the
- * nearest found. */
+ * nearest found.  None that is dead or about to be replaced: it would leave its
+ * twins behind.  (No other row of the batch is found: copies stood aside.) */
 static vx_slot find_twin(const struct insert *in, vx_slot slot, const vx_ctx *ctx)
 {
     const vx_view *view = in->view;
@@ -194,38 +204,40 @@ static vx_slot find_twin(const struct insert *in, vx_slot slot, const vx_ctx *ct
     vx_slot twin = VX_NO_SLOT;
     for (size_t i = 0; i < ctx->n_pool && vx_key_dist(ctx->pool[i]) <= equal; i++) {
         const vx_slot other = vx_key_slot(ctx->pool[i]);
-        if (other < in->begin && other < twin && are_equal(view, other, slot))
+        if (other < twin && vx_view_is_alive(view, other) && are_equal(view, other, slot))
             twin = other;
     }
     return twin;
 }
 
-static void link_row(struct insert *in, vx_slot slot, vx_ctx *ctx)
+/* Row number `at` of the batch. */
+static void link_row(struct insert *in, size_t at, vx_ctx *ctx)
 {
     const vx_view *view = in->view;
+    const vx_slot slot = in->batch[at];
     const size_t ef = in->graph->params.ef_construction;
     const void *vector = vx_space_row(&in->space, slot);
     const unsigned level = view->levels[slot];
     const bool has_graph = in->entry != VX_NO_ENTRY;
     const unsigned top = has_graph ? (unsigned)(in->entry >> 32) : 0;
-    vx_slot *twin = &in->twin_of[slot - in->begin];
-    in->count[slot - in->begin] = 0;
-    *twin = in->copy_of[slot - in->begin];
+    vx_slot *twin = &in->twin_of[at];
+    in->count[at] = 0;
+    *twin = in->copy_of[at];
     if (*twin != VX_NO_SLOT)
         return;
     uint32_t n_edges = 0;
-    struct edge *edges = in->edges + in->at[slot - in->begin];
+    struct edge *edges = in->edges + in->at[at];
 
     vx_key nearest = 0;
     if (has_graph)
-        nearest = in->space.ops->descend(&in->space, vector, view, in->begin, (vx_slot)in->entry, top,
+        nearest = in->space.ops->descend(&in->space, vector, view, in->n_seen, (vx_slot)in->entry, top,
                                 level < top ? level + 1 : top + 1);
     for (unsigned layer = level + 1; layer-- > 0;) {
         ctx->n_pool = 0;
         if (has_graph && layer <= top) {
             ctx->pool[0] = nearest & ~(vx_key)1;
             ctx->n_pool = 1;
-            in->space.ops->walk(&in->space, vector, view, in->begin, layer, ef, build_share(ef),
+            in->space.ops->walk(&in->space, vector, view, in->n_seen, layer, ef, build_share(ef),
                          (uint32_t)build_share(vx_view_row_links(view, layer)), ctx);
             vx_ctx_forget(ctx);
             nearest = ctx->pool[0];
@@ -235,26 +247,34 @@ static void link_row(struct insert *in, vx_slot slot, vx_ctx *ctx)
             *twin = find_twin(in, slot, ctx);
 
         vx_row row;
-        vx_row_select(&in->space, view, ctx->pool, ctx->n_pool, vx_view_row_links(view, layer), &row);
+        vx_row_select(&in->space, ctx->pool, ctx->n_pool, vx_view_row_links(view, layer), &row);
         vx_row_store_kept(view, &in->kept, slot, layer, &row);
         for (uint32_t i = 0; i < row.n_chosen; i++)
             edges[n_edges++] = (struct edge){row.slots[i], slot, row.dists[i], layer};
     }
-    in->count[slot - in->begin] = n_edges;
+    in->count[at] = n_edges;
 }
 
 static void search_piece(void *arg, size_t begin, size_t end, unsigned who)
 {
     struct insert *in = arg;
     for (size_t i = begin; i < end; i++)
-        link_row(in, in->begin + (vx_slot)i, in->contexts[who]);
+        link_row(in, i, in->contexts[who]);
 }
 
 /* ---- twins ------------------------------------------------------------------- */
 
+/* The node that a row of the batch equals; VX_NO_SLOT for all others. */
 static vx_slot twin_of(const struct insert *in, vx_slot slot)
 {
-    return slot >= in->begin ? in->twin_of[slot - in->begin] : VX_NO_SLOT;
+    size_t at = 0;
+    for (size_t n = in->n_batch; n > 0;) {
+        const size_t half = n / 2;
+        const bool right = in->batch[at + half] < slot;
+        at += right ? half + 1 : 0;
+        n = right ? n - half - 1 : half;
+    }
+    return at < in->n_batch && in->batch[at] == slot ? in->twin_of[at] : VX_NO_SLOT;
 }
 
 /* Lead the links of row `slot` that go to twins to the nodes they equal. */
@@ -284,33 +304,38 @@ static void settle_twins(struct insert *in)
 {
     vx_view *view = in->view;
     bool any = false;
-    for (vx_slot slot = in->begin; slot < in->end; slot++) {
-        vx_slot *node = &in->twin_of[slot - in->begin];
+    for (size_t i = 0; i < in->n_batch; i++) {
+        const vx_slot slot = in->batch[i];
+        vx_slot *node = &in->twin_of[i];
         if (*node == VX_NO_SLOT)
             continue;
         any = true;
         if (twin_of(in, *node) != VX_NO_SLOT)
             *node = twin_of(in, *node);
-        in->count[slot - in->begin] = 0;
+        in->count[i] = 0;
         const vx_row none = {.n = 0, .n_chosen = 0};
         for (unsigned layer = 0; layer <= view->levels[slot]; layer++)
             vx_row_store(view, slot, layer, NULL, &none);
-        atomic_store_explicit(vx_view_links(view, slot, 0), VX_TWIN, memory_order_relaxed);
+        vx_row_store_twin(view, slot);
         const uint32_t next = atomic_load_explicit(&view->twins[*node], memory_order_relaxed);
-        atomic_store_explicit(&view->twins[slot], next, memory_order_relaxed);
+        vx_slot last = slot; /* a row that was a node's heir brings its own chain */
+        while (vx_view_next_twin(view, last) != VX_NO_SLOT)
+            last = vx_view_next_twin(view, last);
+        atomic_store_explicit(&view->twins[last], next, memory_order_relaxed);
         atomic_store_explicit(&view->twins[*node], slot + 1, memory_order_release);
     }
     if (!any)
         return;
     atomic_store_explicit(&view->any_twins, true, memory_order_relaxed);
-    for (vx_slot slot = in->begin; slot < in->end; slot++) {
-        if (twin_of(in, slot) != VX_NO_SLOT)
+    for (size_t b = 0; b < in->n_batch; b++) {
+        const vx_slot slot = in->batch[b];
+        if (in->twin_of[b] != VX_NO_SLOT)
             continue;
         for (unsigned layer = 0; layer <= view->levels[slot]; layer++)
             lead_to_nodes(in, slot, layer);
-        struct edge *edges = in->edges + in->at[slot - in->begin];
+        struct edge *edges = in->edges + in->at[b];
         uint32_t n = 0;
-        for (uint32_t i = 0; i < in->count[slot - in->begin]; i++) {
+        for (uint32_t i = 0; i < in->count[b]; i++) {
             struct edge e = edges[i];
             const vx_slot node = twin_of(in, e.target);
             if (node != VX_NO_SLOT)
@@ -318,7 +343,7 @@ static void settle_twins(struct insert *in)
             if (e.target != slot && view->levels[e.target] >= e.layer)
                 edges[n++] = e;
         }
-        in->count[slot - in->begin] = n;
+        in->count[b] = n;
     }
 }
 
@@ -329,13 +354,13 @@ static uint32_t part_of(vx_slot target) { return (uint32_t)(vx_hash64(target) % 
 static void scatter(struct insert *in)
 {
     uint32_t at[N_PARTS + 1] = {0};
-    for (vx_slot i = 0; i < in->end - in->begin; i++)
+    for (size_t i = 0; i < in->n_batch; i++)
         for (uint32_t j = 0; j < in->count[i]; j++)
             at[part_of(in->edges[in->at[i] + j].target) + 1]++;
     for (uint32_t p = 0; p < N_PARTS; p++)
         at[p + 1] += at[p];
     memcpy(in->part_at, at, sizeof at);
-    for (vx_slot i = 0; i < in->end - in->begin; i++)
+    for (size_t i = 0; i < in->n_batch; i++)
         for (uint32_t j = 0; j < in->count[i]; j++) {
             const struct edge *e = &in->edges[in->at[i] + j];
             in->by_part[at[part_of(e->target)]++] = *e;
@@ -367,10 +392,9 @@ static void apply_part(struct insert *in, size_t part)
         vx_row row;
         vx_row_load_kept(&in->space, view, &in->kept, target, layer, &row);
         for (; i < end && in->by_part[i].target == target && in->by_part[i].layer == layer; i++) {
-            const vx_slot lost = vx_row_offer(&in->space, view, &row, cap, in->by_part[i].source,
+            const vx_slot lost = vx_row_offer(&in->space, &row, cap, in->by_part[i].source,
                                               in->by_part[i].dist);
-            /* New rows are looked up anyway. */
-            in->lost[i] = layer == 0 && lost < in->begin ? lost : VX_NO_SLOT;
+            in->lost[i] = layer == 0 ? lost : VX_NO_SLOT;
         }
         vx_row_store_kept(view, &in->kept, target, layer, &row);
     }
@@ -396,9 +420,9 @@ static void look_piece(void *arg, size_t begin, size_t end, unsigned who)
 static void keep_in_links(struct insert *in, const vx_run *quiet)
 {
     in->n_suspects = 0;
-    for (vx_slot slot = in->begin; slot < in->end; slot++)
-        if (twin_of(in, slot) == VX_NO_SLOT)
-            in->suspects[in->n_suspects++] = slot;
+    for (size_t i = 0; i < in->n_batch; i++)
+        if (in->twin_of[i] == VX_NO_SLOT)
+            in->suspects[in->n_suspects++] = in->batch[i];
     for (uint32_t i = 0; i < in->part_at[N_PARTS]; i++)
         if (in->lost[i] != VX_NO_SLOT)
             in->suspects[in->n_suspects++] = in->lost[i];
@@ -414,14 +438,18 @@ static void publish(struct insert *in, vx_publish_fn fn, void *arg)
 {
     vx_view *view = in->view;
     uint64_t entry = in->entry;
-    for (vx_slot slot = in->begin; slot < in->end; slot++)
-        if (twin_of(in, slot) == VX_NO_SLOT &&
+    for (size_t i = 0; i < in->n_batch; i++) {
+        const vx_slot slot = in->batch[i];
+        if (in->twin_of[i] == VX_NO_SLOT &&
             (entry == VX_NO_ENTRY || view->levels[slot] > entry >> 32))
             entry = (uint64_t)view->levels[slot] << 32 | slot;
+    }
     const uint64_t seq = atomic_load_explicit(&view->seq, memory_order_relaxed);
     if (fn != NULL)
-        fn(arg, view, in->begin, in->end);
-    atomic_store_explicit(&view->n_rows, in->end, memory_order_release);
+        fn(arg, view, in->batch, in->n_batch);
+    const vx_slot last = in->batch[in->n_batch - 1];
+    if (last >= in->n_seen)
+        atomic_store_explicit(&view->n_rows, last + 1, memory_order_release);
     atomic_store_explicit(&view->entry, entry, memory_order_release);
     atomic_store_explicit(&view->seq, seq + 1, memory_order_release);
 }
@@ -431,9 +459,9 @@ static bool fit_edges(struct insert *in)
 {
     const vx_view *view = in->view;
     size_t n = 0;
-    for (vx_slot slot = in->begin; slot < in->end; slot++) {
-        in->at[slot - in->begin] = (uint32_t)n;
-        n += view->M0 + (size_t)view->levels[slot] * view->M;
+    for (size_t i = 0; i < in->n_batch; i++) {
+        in->at[i] = (uint32_t)n;
+        n += view->M0 + (size_t)view->levels[in->batch[i]] * view->M;
     }
     if (n <= in->edge_room)
         return true;
@@ -465,7 +493,7 @@ static vx_status run_batch(struct insert *in, uint64_t done, uint64_t total, vx_
         return VX_E_NOMEM;
     find_copies(in);
     const vx_status st =
-        vx_pool_run(in->end - in->begin, 1, &in->run, done, total, search_piece, in);
+        vx_pool_run(in->n_batch, 1, &in->run, done, total, search_piece, in);
     if (st != VX_OK)
         return st; /* nothing of the batch is linked to yet */
     settle_twins(in);
@@ -476,7 +504,7 @@ static vx_status run_batch(struct insert *in, uint64_t done, uint64_t total, vx_
     return VX_OK;
 }
 
-static vx_status prepare(struct insert *in, vx_slot first, vx_slot end, vx_reach *reach,
+static vx_status prepare(struct insert *in, size_t n_new, vx_slot end, vx_reach *reach,
                          bool proves, vx_error *err)
 {
     in->n_contexts = in->run.num_threads;
@@ -497,7 +525,7 @@ static vx_status prepare(struct insert *in, vx_slot first, vx_slot end, vx_reach
     }
     if (proves && !vx_reach_init(reach, end))
         return vx_fail_nomem(err, "linking rows");
-    if (end - first >= KEEP_DISTS_ROWS) {
+    if (n_new >= KEEP_DISTS_ROWS) {
         in->kept.row_links = in->view->M0;
         const size_t bytes = (size_t)end * in->kept.row_links * sizeof(float);
         /* Without room for them distances are computed again: slower, no more. */
@@ -540,8 +568,9 @@ static bool is_stopped(void *arg)
     return stop;
 }
 
-vx_status vx_graph_insert(vx_graph *graph, vx_slot end, const vx_run *run,
-                          vx_publish_fn publish_fn, void *publish_arg, vx_error *err)
+vx_status vx_graph_insert(vx_graph *graph, const vx_slot *slots, size_t n, const vx_run *run,
+                          vx_publish_fn publish_fn, void *publish_arg, size_t *out_linked,
+                          vx_error *err)
 {
     struct insert in = {.graph = graph};
     if (run != NULL)
@@ -549,40 +578,48 @@ vx_status vx_graph_insert(vx_graph *graph, vx_slot end, const vx_run *run,
     in.run.num_threads = vx_pool_width(run);
     in.view = atomic_load(&graph->view);
     in.space = vx_graph_space(graph, in.view);
-    const vx_slot first = atomic_load(&in.view->n_rows);
-    const bool proves = (graph->n_unproven + end - first) * UNPROVEN_SHARE >= end;
+    const uint32_t n_before = atomic_load(&in.view->n_rows);
+    const vx_slot end = slots[n - 1] < n_before ? n_before : slots[n - 1] + 1;
+    const bool proves = (graph->n_unproven + n) * UNPROVEN_SHARE >= end;
     vx_reach reach = {0};
 
     size_t rows = BATCH_FLOATS / in.view->row_floats;
     rows = rows < BATCH_MIN ? BATCH_MIN : rows > BATCH_ROWS ? BATCH_ROWS : rows;
 
-    vx_status st = prepare(&in, first, end, &reach, proves, err);
-    for (in.begin = first; st == VX_OK && in.begin < end; in.begin = in.end) {
-        in.end = end - in.begin < rows ? end : in.begin + (vx_slot)rows;
-        st = run_batch(&in, in.begin - first, end - first, publish_fn, publish_arg);
-        if (st == VX_E_NOMEM)
+    size_t n_linked = 0;
+    vx_status st = prepare(&in, n, end, &reach, proves, err);
+    while (st == VX_OK && n_linked < n) {
+        in.batch = slots + n_linked;
+        in.n_batch = n - n_linked < rows ? n - n_linked : rows;
+        in.n_seen = atomic_load(&in.view->n_rows);
+        st = run_batch(&in, n_linked, n, publish_fn, publish_arg);
+        if (st == VX_OK)
+            n_linked += in.n_batch;
+        else if (st == VX_E_NOMEM)
             vx_fail_nomem(err, "linking rows");
         else if (st == VX_E_INTERRUPTED)
             vx_fail(err, st, "interrupted");
     }
 
-    const uint32_t n = atomic_load(&in.view->n_rows);
-    graph->n_unproven += n - first;
-    if (reach.parent != NULL && n > first && (st == VX_OK || n <= QUICK_ROWS)) {
+    const uint32_t n_rows = atomic_load(&in.view->n_rows);
+    graph->n_unproven += n_linked;
+    if (reach.parent != NULL && n_linked > 0 && (st == VX_OK || n_rows <= QUICK_ROWS)) {
         const vx_slot entry = (vx_slot)atomic_load(&in.view->entry);
-        struct asker asker = {&in.run, vx_now_ns(), n - first};
+        struct asker asker = {&in.run, vx_now_ns(), n_linked};
         const vx_halt halt = {is_stopped, &asker};
-        if (vx_reconnect(&in.space, in.view, n, entry, &reach, in.contexts[0],
+        if (vx_reconnect(&in.space, in.view, n_rows, entry, &reach, in.contexts[0],
                          st == VX_OK ? &halt : NULL))
             graph->n_unproven = 0;
         else
             st = vx_fail(err, VX_E_INTERRUPTED, "interrupted");
     }
-    if (st == VX_OK && (st = vx_sketch_stale(in.view, n, &in.run)) != VX_OK)
+    if (st == VX_OK && (st = vx_sketch_stale(in.view, n_rows, &in.run)) != VX_OK)
         vx_fail(err, st, "interrupted");
-    if (st == VX_OK && in.view->n_groups > 0 && n >= 2 * graph->n_calibrated)
+    if (st == VX_OK && in.view->n_groups > 0 &&
+        n_rows >= 2 * graph->n_calibrated)
         (void)vx_graph_calibrate(graph, in.view, in.contexts[0]); /* or at the next add */
     vx_reach_fini(&reach);
     finish(&in);
+    *out_linked = n_linked;
     return st;
 }

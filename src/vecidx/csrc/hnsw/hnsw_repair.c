@@ -154,15 +154,14 @@ static bool tie(const vx_space *space, const vx_view *view, const vx_reach *reac
     return true;
 }
 
-#define RECONNECT_EF 64u
-
 bool vx_reconnect(const vx_space *space, const vx_view *view, uint32_t n, vx_slot entry,
                   vx_reach *reach, vx_ctx *ctx, const vx_halt *halt)
 {
     if (!vx_reach_from(reach, view, n, entry, entry, halt))
         return false;
     for (vx_slot slot = 0; slot < n && reach->n_reached < n; slot++) {
-        if (reach->parent[slot] != VX_NO_SLOT || vx_view_is_twin(view, slot))
+        if (reach->parent[slot] != VX_NO_SLOT || vx_view_is_twin(view, slot) ||
+            !vx_view_is_alive(view, slot))
             continue;
         if (vx_halt_asked(halt))
             return false;
@@ -171,7 +170,8 @@ bool vx_reconnect(const vx_space *space, const vx_view *view, uint32_t n, vx_slo
         ctx->pool[0] =
             vx_key_of(space->ops->pair(vector, vx_space_row(space, entry), space->row_bytes), entry);
         ctx->n_pool = 1;
-        space->ops->walk(space, vector, view, n, 0, RECONNECT_EF, RECONNECT_EF, view->M0, ctx);
+        space->ops->walk(space, vector, view, n, 0, VX_RECONNECT_EF, VX_RECONNECT_EF, view->M0,
+                         ctx);
         vx_ctx_forget(ctx);
         vx_slot owner = VX_NO_SLOT;
         for (size_t i = 0; i < ctx->n_pool && owner == VX_NO_SLOT; i++)

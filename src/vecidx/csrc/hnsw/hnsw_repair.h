@@ -40,8 +40,10 @@ void vx_reach_fini(vx_reach *reach);
 bool vx_reach_from(vx_reach *reach, const vx_view *view, uint32_t n, vx_slot from, vx_slot parent,
                    const vx_halt *halt);
 
-/* Give every node among the n rows a path from the entry; false if halted on the
- * way, which leaves a valid graph.  Writer only. */
+/* Give every live node among the n rows a path from the entry; false if halted on the
+ * way, which leaves a valid graph.  `ctx` has room for a pool of VX_RECONNECT_EF.
+ * Writer only. */
+#define VX_RECONNECT_EF 64u
 bool vx_reconnect(const vx_space *space, const vx_view *view, uint32_t n, vx_slot entry,
                   vx_reach *reach, vx_ctx *ctx, const vx_halt *halt);
 

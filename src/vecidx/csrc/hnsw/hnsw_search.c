@@ -25,21 +25,18 @@ static bool is_before(float d1, vx_label l1, float d2, vx_label l2)
     return d1 < d2 || (d1 == d2 && l1 < l2);
 }
 
+/* What is there already is not taken again: while a twin becomes a node (mend_chains)
+ * a walk may come upon it as both. */
 static void offer(struct best *best, float dist, vx_label label)
 {
     size_t at = best->n;
-    if (best->n == best->k &&
-        !is_before(dist, label, best->dists[at - 1], best->labels[at - 1]))
+    while (at > 0 && is_before(dist, label, best->dists[at - 1], best->labels[at - 1]))
+        at--;
+    if (at == best->k || (at > 0 && best->labels[at - 1] == label && best->dists[at - 1] == dist))
         return;
-    if (best->n < best->k)
-        best->n++;
-    else
-        at--;
-    while (at > 0 && is_before(dist, label, best->dists[at - 1], best->labels[at - 1])) {
-        best->dists[at] = best->dists[at - 1];
-        best->labels[at] = best->labels[at - 1];
-        at--;
-    }
+    best->n += best->n < best->k;
+    memmove(best->dists + at + 1, best->dists + at, (best->n - 1 - at) * sizeof *best->dists);
+    memmove(best->labels + at + 1, best->labels + at, (best->n - 1 - at) * sizeof *best->labels);
     best->dists[at] = dist;
     best->labels[at] = label;
 }
@@ -116,6 +113,34 @@ static void sort_heap(struct best *best)
 #define RERANK_ROWS 64u    /* rows compared again in one go                      */
 #define SORTED_K 48u       /* up to here a sorted array beats a heap            */
 
+/* Move *at to the next row before `end` that the snapshot sees; how many follow one
+ * another from there.  The others are not read: they may be being written. */
+static uint32_t count_seen(const vx_view *view, const vx_snapshot *now, uint32_t *at, uint32_t end)
+{
+    uint32_t n = 0;
+    if (!now->any_dead)
+        return end - *at;
+    while (*at < end && !vx_view_sees(view, now, *at))
+        ++*at;
+    while (*at + n < end && vx_view_sees(view, now, *at + n))
+        n++;
+    return n;
+}
+
+static void offer_run(struct best *best, const float *dists, const vx_label *labels, uint32_t n,
+                      bool sorted)
+{
+    const size_t worst = sorted ? best->k - 1 : 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if (best->n == best->k && dists[i] > best->dists[worst])
+            continue;
+        if (sorted)
+            offer(best, dists[i], labels[i]);
+        else
+            offer_heap(best, dists[i], labels[i]);
+    }
+}
+
 void vx_graph_scan(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
                    const float *queries, size_t n_queries, size_t k, const vx_halt *halt,
                    vx_label *out_labels, float *out_dists)
@@ -131,22 +156,15 @@ void vx_graph_scan(const vx_graph *graph, const vx_view *view, const vx_snapshot
     for (uint32_t row = 0; row < now->n; row += SCAN_ROWS) {
         if (row % HALT_ROWS == 0 && row > 0 && vx_halt_asked(halt))
             return;
-        const uint32_t n = now->n - row < SCAN_ROWS ? now->n - row : SCAN_ROWS;
-        for (size_t q = 0; q < n_queries; q++) {
-            struct best *b = &best[q];
-            space.ops->scan(queries + q * view->row_floats, vx_space_row(&space, row),
-                            space.row_bytes, n, dists);
-            for (uint32_t i = 0; i < n; i++) {
-                const size_t worst = sorted ? k - 1 : 0;
-                if (b->n == k && dists[i] > b->dists[worst])
-                    continue;
-                if (!vx_view_sees(view, now, row + i))
-                    continue;
-                if (sorted)
-                    offer(b, dists[i], view->labels[row + i]);
-                else
-                    offer_heap(b, dists[i], view->labels[row + i]);
+        const uint32_t end = now->n - row < SCAN_ROWS ? now->n : row + SCAN_ROWS;
+        for (uint32_t i = row; i < end;) {
+            const uint32_t n = count_seen(view, now, &i, end);
+            for (size_t q = 0; q < n_queries && n > 0; q++) {
+                space.ops->scan(queries + q * view->row_floats, vx_space_row(&space, i),
+                                space.row_bytes, n, dists);
+                offer_run(&best[q], dists, view->labels + i, n, sorted);
             }
+            i += n;
         }
     }
     for (size_t q = 0; q < n_queries; q++) {
@@ -374,7 +392,9 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
         struct best best = {out_labels + i * k, out_dists + i * k, 0, k};
         if (walks)
             collect(graph, view, now, ctxs[i], effort->ef, halt, &best);
-        if (best.n < k)
+        /* Rows that the snapshot sees may have lost their links meanwhile. */
+        if (best.n < k ||
+            atomic_load_explicit(&view->unlinked, memory_order_acquire) > now->seq)
             vx_graph_scan(graph, view, now, ctxs[i]->query, 1, k, halt, out_labels + i * k,
                           out_dists + i * k);
     }

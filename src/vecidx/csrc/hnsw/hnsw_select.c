@@ -44,8 +44,8 @@ static bool leads_to(float between, float dist)
 
 /* Does one of the first n_chosen links lead to `slot`, at distance `dist` from the
  * owner? */
-static bool is_led_to(const vx_space *space, const vx_view *view, const vx_row *row,
-                      uint32_t n_chosen, vx_slot slot, float dist)
+static bool is_led_to(const vx_space *space, const vx_row *row, uint32_t n_chosen, vx_slot slot,
+                      float dist)
 {
     const void *vector = vx_space_row(space, slot);
     float between[4];
@@ -59,7 +59,7 @@ static bool is_led_to(const vx_space *space, const vx_view *view, const vx_row *
     return false;
 }
 
-void vx_row_select(const vx_space *space, const vx_view *view, const vx_key *candidates,
+void vx_row_select(const vx_space *space, const vx_key *candidates,
                    size_t n, uint32_t cap, vx_row *row)
 {
     vx_key passed[VX_MAX_ROW_LINKS];
@@ -68,7 +68,7 @@ void vx_row_select(const vx_space *space, const vx_view *view, const vx_key *can
     for (size_t i = 0; i < n && row->n_chosen < cap; i++) {
         const vx_slot slot = vx_key_slot(candidates[i]);
         const float dist = vx_key_dist(candidates[i]);
-        if (is_led_to(space, view, row, row->n_chosen, slot, dist)) {
+        if (is_led_to(space, row, row->n_chosen, slot, dist)) {
             if (n_passed < cap)
                 passed[n_passed++] = candidates[i];
         } else {
@@ -117,7 +117,7 @@ static void insert_filler(vx_row *row, vx_slot slot, float dist)
     insert_at(row, place(row, row->n_chosen, row->n, slot, dist), slot, dist);
 }
 
-vx_slot vx_row_offer(const vx_space *space, const vx_view *view, vx_row *row, uint32_t cap,
+vx_slot vx_row_offer(const vx_space *space, vx_row *row, uint32_t cap,
                      vx_slot source, float dist)
 {
     for (uint32_t i = 0; i < row->n; i++)
@@ -127,7 +127,7 @@ vx_slot vx_row_offer(const vx_space *space, const vx_view *view, vx_row *row, ui
     const uint32_t at = place(row, 0, row->n_chosen, source, dist);
     if (row->n_chosen == cap && at == cap)
         return source;
-    const bool is_filler = is_led_to(space, view, row, at, source, dist);
+    const bool is_filler = is_led_to(space, row, at, source, dist);
 
     /* Make room: the farthest filler goes, or, in a row of chosen links only, the
      * farthest of them - unless `source` is no better. */
@@ -198,10 +198,29 @@ void vx_row_store(const vx_view *view, vx_slot owner, unsigned layer, float *dis
         const uint32_t link = i >= row->n          ? VX_PAD
                               : i >= row->n_chosen ? row->slots[i] | VX_FILLER
                                                    : row->slots[i];
-        atomic_store_explicit(&links[i], link, memory_order_relaxed);
+        atomic_store_explicit(&links[i], link, memory_order_release); /* vx_link_load */
     }
     if (layer == 0)
         vx_sketch_drop(view, owner);
     if (dists != NULL)
         memcpy(dists, row->dists, row->n * sizeof *dists);
+}
+
+void vx_row_store_twin(const vx_view *view, vx_slot slot)
+{
+    atomic_store_explicit(vx_view_links(view, slot, 0), VX_TWIN, memory_order_release);
+}
+
+void vx_row_copy(const vx_view *to, vx_slot to_slot, const vx_view *from, vx_slot from_slot,
+                 unsigned layer, const vx_slot *slot_of)
+{
+    vx_link *out = vx_view_links(to, to_slot, layer);
+    const vx_link *in = vx_view_links(from, from_slot, layer);
+    const uint32_t cap = vx_view_row_links(from, layer);
+    for (uint32_t i = 0; i < cap; i++) {
+        uint32_t link = atomic_load_explicit(&in[i], memory_order_relaxed);
+        if (link < VX_TWIN)
+            link = (link & VX_FILLER) | slot_of[link & VX_SLOT_BITS];
+        atomic_store_explicit(&out[i], link, memory_order_relaxed);
+    }
 }

@@ -136,8 +136,7 @@ VX_INLINE vx_key descend_body(const vx_space *space, const char *query, const vx
             const vx_link *row = vx_view_links(view, best, layer);
             size_t n_fresh = 0;
             for (uint32_t i = 0; i < view->M; i++) {
-                const vx_slot slot =
-                    atomic_load_explicit(&row[i], memory_order_relaxed) & VX_SLOT_BITS;
+                const vx_slot slot = vx_link_load(&row[i]) & VX_SLOT_BITS;
                 fresh[n_fresh] = slot;
                 /* The level test keeps a damaged mapped file inside bounds. */
                 n_fresh += slot < n && view->levels[slot] >= layer;
@@ -198,7 +197,7 @@ VX_INLINE void walk_body(const vx_space *space, const char *query, const vx_view
         vx_slot *fresh = ctx->touched + (ctx->n_touched < VX_TOUCHED ? ctx->n_touched : VX_TOUCHED);
         size_t n_fresh = 0;
         for (uint32_t i = 0; i < degree; i++) {
-            const uint32_t link = atomic_load_explicit(&row[i], memory_order_relaxed);
+            const uint32_t link = vx_link_load(&row[i]);
             const vx_slot slot = link & VX_SLOT_BITS;
             if (VX_UNLIKELY(slot >= n))
                 continue;

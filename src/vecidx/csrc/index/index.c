@@ -143,7 +143,10 @@ struct add {
     uint32_t *rows_taken;   /* input rows that become slots; NULL: all of them  */
     size_t n_taken;
     bool is_cosine;
-    vx_slot first;
+    vx_slot *slots;         /* of the rows taken, rising: free ones, then new ones */
+    uint32_t n_reused;
+    vx_slot first;          /* of the new ones                                  */
+    uint32_t n_upper;       /* before the call                                  */
     double *norms;          /* cosine: of each input row                        */
     _Atomic size_t bad_row; /* the first refused                                */
 };
@@ -206,8 +209,8 @@ static vx_status inspect_rows(struct add *add, const vx_run *run, vx_error *err)
                          "vectors", (int64_t)bad, err);
 }
 
-static vx_status refuse_label(vx_error *err, vx_status status, size_t row, vx_label label,
-                              const char *why)
+vx_status vx_refuse_label(vx_error *err, vx_status status, size_t row, vx_label label,
+                          const char *why)
 {
     vx_fail(err, status, "ids: row %zu has id %lld, %s", row, (long long)label, why);
     if (err != NULL) {
@@ -223,7 +226,7 @@ static vx_status inspect_labels(const vx_label *labels, size_t n, vx_error *err)
     bool rising = true;
     for (size_t i = 0; i < n; i++) {
         if (labels[i] < 0)
-            return refuse_label(err, VX_E_ARG, i, labels[i], "expected 0 or more");
+            return vx_refuse_label(err, VX_E_ARG, i, labels[i], "expected 0 or more");
         rising = rising && (i == 0 || labels[i] > labels[i - 1]);
     }
     if (rising)
@@ -241,7 +244,7 @@ static vx_status inspect_labels(const vx_label *labels, size_t n, vx_error *err)
         while (table[at] != 0 && labels[table[at] - 1] != labels[i])
             at = (at + 1) & (places - 1);
         if (table[at] != 0)
-            st = refuse_label(err, VX_E_ARG, i, labels[i],
+            st = vx_refuse_label(err, VX_E_ARG, i, labels[i],
                               "which an earlier row of this call has too; give each id once");
         table[at] = i + 1;
     }
@@ -282,7 +285,7 @@ static vx_status settle_conflicts(struct add *add, vx_on_conflict on_conflict, v
         const bool is_there =
             vx_labels_find(&add->index->labels, add->view, add->labels[i]) != VX_NO_SLOT;
         if (is_there && on_conflict == VX_ERROR)
-            return refuse_label(err, VX_E_LABEL, i, add->labels[i],
+            return vx_refuse_label(err, VX_E_LABEL, i, add->labels[i],
                                 "which is in the index; use on_conflict=\"replace\" or \"skip\"");
         if (!is_there && on_conflict == VX_SKIP)
             add->rows_taken[n_taken++] = (uint32_t)i;
@@ -297,10 +300,71 @@ static size_t taken_row(const struct add *add, size_t i)
     return add->rows_taken != NULL ? add->rows_taken[i] : i;
 }
 
+static vx_status choose_slots(struct add *add, vx_error *err)
+{
+    if (add->n_taken == 0)
+        return VX_OK;
+    const uint32_t n_reused = vx_graves_ready(&add->index->graph, add->n_taken);
+    if ((uint64_t)add->first + add->n_taken - n_reused > VX_MAX_ROWS)
+        return vx_fail(err, VX_E_ARG, "rows: an index holds at most %u; use several indexes",
+                       VX_MAX_ROWS);
+    add->slots = vx_alloc(add->n_taken, sizeof *add->slots);
+    if (add->slots == NULL)
+        return vx_fail_nomem(err, "adding rows");
+    vx_graves_take(&add->index->graph, n_reused, add->slots);
+    add->n_reused = n_reused;
+    for (size_t i = n_reused; i < add->n_taken; i++)
+        add->slots[i] = add->first + (vx_slot)(i - n_reused);
+    return VX_OK;
+}
+
+/* Rows whose label this call gives to another: until they are replaced, no new row
+ * may become their twin (find_twin). */
+static vx_status mark_doomed(struct add *add, vx_error *err)
+{
+    uint64_t n_doomed = 0;
+    if (add->made_labels != NULL)
+        return VX_OK;
+    for (int marking = 0; marking <= 1; marking++) {
+        for (size_t i = 0; i < add->n_taken; i++) {
+            const vx_slot slot = vx_labels_find(&add->index->labels, add->view,
+                                                add->labels[taken_row(add, i)]);
+            if (slot == VX_NO_SLOT)
+                continue;
+            n_doomed++;
+            if (marking)
+                atomic_store_explicit(&add->view->deaths[slot], VX_DOOMED, memory_order_relaxed);
+        }
+        if (n_doomed == 0)
+            return VX_OK;
+        const vx_status st =
+            marking ? VX_OK : vx_graves_reserve(&add->index->graph, n_doomed, err);
+        if (st != VX_OK)
+            return st;
+    }
+    return VX_OK;
+}
+
+/* What an add that ended early had taken and not used. */
+static void give_back(struct add *add, size_t n_linked)
+{
+    for (size_t i = n_linked; add->made_labels == NULL && i < add->n_taken; i++) {
+        const vx_slot slot =
+            vx_labels_find(&add->index->labels, add->view, add->labels[taken_row(add, i)]);
+        if (slot != VX_NO_SLOT && !vx_view_is_alive(add->view, slot))
+            atomic_store_explicit(&add->view->deaths[slot], 0, memory_order_relaxed);
+    }
+    if (n_linked < add->n_reused)
+        vx_graves_return(&add->index->graph, add->slots + n_linked, add->n_reused - n_linked);
+    const uint32_t n = atomic_load(&add->view->n_rows);
+    if (n < add->first + (add->n_taken - add->n_reused))
+        add->view->n_upper = n > add->first ? add->view->upper_at[n] : add->n_upper;
+}
+
 static vx_status make_room(struct add *add, vx_error *err)
 {
     vx_index *index = add->index;
-    const uint64_t end = (uint64_t)add->first + add->n_taken;
+    const uint64_t end = (uint64_t)add->first + add->n_taken - add->n_reused;
     const uint64_t upper =
         add->view->n_upper + (end <= VX_MAX_ROWS
                                   ? vx_graph_upper_needed(&index->graph, add->first, end)
@@ -311,8 +375,9 @@ static vx_status make_room(struct add *add, vx_error *err)
     add->view = atomic_load(&index->graph.view);
     bool needs_table = false;
     for (size_t i = 0; i < add->n_taken && !needs_table; i++)
-        needs_table = add->labels[taken_row(add, i)] != (vx_label)(add->first + i);
-    return vx_labels_reserve(&index->labels, add->view, add->n_taken, needs_table, err);
+        needs_table = add->labels[taken_row(add, i)] != (vx_label)add->slots[i];
+    st = vx_labels_reserve(&index->labels, add->view, add->n_taken, needs_table, err);
+    return st == VX_OK ? mark_doomed(add, err) : st;
 }
 
 static void copy_piece(void *arg, size_t begin, size_t end, unsigned who)
@@ -322,7 +387,7 @@ static void copy_piece(void *arg, size_t begin, size_t end, unsigned who)
     (void)who;
     for (size_t i = begin; i < end; i++) {
         const size_t row = taken_row(add, i);
-        const vx_slot slot = add->first + (vx_slot)i;
+        const vx_slot slot = add->slots[i];
         const double norm = add->norms != NULL ? add->norms[row] : 1;
         vx_row_store_vector(view->vectors + (size_t)slot * view->row_floats, view->row_floats,
                             add->rows + row * add->dim, add->dim, add->is_cosine, norm);
@@ -347,18 +412,25 @@ static void replace(void *arg, vx_slot old_slot, vx_slot new_slot)
     atomic_store_explicit(&to->view->any_dead, true, memory_order_relaxed);
     atomic_store_explicit(&to->view->births[new_slot], to->seq, memory_order_relaxed);
     atomic_store_explicit(&to->view->deaths[old_slot], to->seq, memory_order_relaxed);
+    vx_graves_add(&to->index->graph, old_slot);
 }
 
-/* vx_publish_fn: rows begin .. end-1 are about to become visible. */
-static void take_over(void *arg, vx_view *view, vx_slot begin, vx_slot end)
+/* vx_publish_fn: rows are about to become visible. */
+static void take_over(void *arg, vx_view *view, const vx_slot *slots, size_t n)
 {
     vx_index *index = arg;
     struct take_over to = {index, view, atomic_load(&view->seq) + 1, 0};
-    vx_labels_enter(&index->labels, view, begin, end, replace, &to);
-    atomic_fetch_add(&index->n_live, end - begin - to.n_replaced);
-    for (vx_slot slot = begin; slot < end; slot++)
+    vx_labels_enter_slots(&index->labels, view, slots, n, replace, &to);
+    for (size_t i = 0; i < n; i++) {
+        const vx_slot slot = slots[i];
+        if (!vx_view_is_alive(view, slot)) {
+            vx_view_bear(view, slot, to.seq);
+            atomic_fetch_sub(&index->n_dead, 1);
+        }
         if ((uint64_t)view->labels[slot] >= index->next_label)
             index->next_label = (uint64_t)view->labels[slot] + 1;
+    }
+    atomic_fetch_add(&index->n_live, n - to.n_replaced);
 }
 
 /* Codes of the new rows; of all rows when there are enough of them to train. */
@@ -368,7 +440,7 @@ static vx_status quantise(struct add *add, vx_slot end, const vx_run *run, vx_er
     const vx_params *p = &graph->params;
     vx_status st = VX_OK;
     if (add->view->codec != NULL) {
-        st = vx_graph_encode(graph, add->first, end, run);
+        st = vx_graph_encode(graph, add->slots, add->n_taken, run);
         return st == VX_OK ? st : vx_fail(err, st, "interrupted");
     }
     if (p->quantization == VX_QUANT_NONE || end < VX_TRAIN_ROWS)
@@ -386,10 +458,10 @@ static vx_status quantise(struct add *add, vx_slot end, const vx_run *run, vx_er
     return st;
 }
 
-static vx_status link_rows(struct add *add, const vx_run *run, vx_error *err)
+static vx_status link_rows(struct add *add, const vx_run *run, size_t *out_linked, vx_error *err)
 {
     vx_graph *graph = &add->index->graph;
-    const vx_slot end = add->first + (vx_slot)add->n_taken;
+    const vx_slot end = add->first + (vx_slot)(add->n_taken - add->n_reused);
     const vx_status copied = pass_rows(add, add->n_taken, run, copy_piece);
     if (copied != VX_OK) /* the slots written are not published: nothing changed */
         return vx_fail(err, copied, "interrupted");
@@ -397,15 +469,11 @@ static vx_status link_rows(struct add *add, const vx_run *run, vx_error *err)
     if (quantised != VX_OK)
         return quantised;
     vx_graph_place_rows(graph, add->view, add->first, end);
-    const vx_status st = vx_graph_insert(graph, end, run, take_over, add->index, err);
-    const uint32_t n = atomic_load(&add->view->n_rows);
-    if (n < end) /* give back what the rows left out had */
-        add->view->n_upper = add->view->upper_at[n];
-    return st;
+    return vx_graph_insert(graph, add->slots, add->n_taken, run, take_over, add->index, out_linked,
+                           err);
 }
 
-/* Wait for other writers, ticking; false if a tick says stop. */
-static bool lock_writer(vx_index *index, const vx_run *run)
+bool vx_lock_writer(vx_index *index, const vx_run *run)
 {
     if (run == NULL || run->tick == NULL) {
         vx_mutex_lock(&index->writer);
@@ -434,21 +502,29 @@ vx_status vx_index_add(vx_index *index, const float *rows, size_t n, const vx_la
         return vx_fail(err, VX_E_ARG, "vectors: an index holds at most %u rows, got %zu",
                        VX_MAX_ROWS, n);
 
-    if (!lock_writer(index, run))
+    if (!vx_lock_writer(index, run))
         return vx_fail(err, VX_E_INTERRUPTED, "interrupted");
     add.view = atomic_load(&index->graph.view);
     add.first = atomic_load(&add.view->n_rows);
+    add.n_upper = add.view->n_upper;
     vx_status st = inspect_rows(&add, run, err);
     if (st == VX_OK)
         st = choose_labels(&add, err);
     if (st == VX_OK)
         st = settle_conflicts(&add, on_conflict, err);
     if (st == VX_OK)
+        st = choose_slots(&add, err);
+    if (st == VX_OK)
         st = make_room(&add, err);
-    if (st == VX_OK) {
-        if (add.n_taken > 0)
-            st = link_rows(&add, run, err);
-        const size_t linked = atomic_load(&add.view->n_rows) - add.first;
+    size_t linked = 0;
+    const bool is_begun = st == VX_OK;
+    if (is_begun && add.n_taken > 0)
+        st = link_rows(&add, run, &linked, err);
+    if (add.slots != NULL)
+        give_back(&add, linked);
+    if (st == VX_OK)
+        st = vx_index_mend(index, false, run, err);
+    if (is_begun) {
         if (out_added != NULL)
             *out_added = linked < add.n_taken ? taken_row(&add, linked) : n;
         if (out_labels != NULL)
@@ -459,6 +535,7 @@ vx_status vx_index_add(vx_index *index, const float *rows, size_t n, const vx_la
     vx_free(add.norms);
     vx_free(add.made_labels);
     vx_free(add.rows_taken);
+    vx_free(add.slots);
     return st == VX_OK ? vx_ok(err) : st;
 }
 
@@ -493,7 +570,7 @@ vx_status vx_index_get(vx_index *index, const vx_label *labels, size_t n, float 
     for (size_t i = 0; i < n && st == VX_OK; i++) {
         slots[i] = vx_labels_find(&index->labels, view, labels[i]);
         if (slots[i] == VX_NO_SLOT)
-            st = refuse_label(err, VX_E_LABEL, i, labels[i], "which is not in the index");
+            st = vx_refuse_label(err, VX_E_LABEL, i, labels[i], "which is not in the index");
     }
     vx_rwlock_rdunlock(&index->labels.lock);
     for (size_t i = 0; i < n && st == VX_OK; i++) {
@@ -550,11 +627,11 @@ vx_status vx_index_stats(vx_index *index, vx_stats *out, vx_error *err)
         return vx_fail_nomem(err, "statistics");
     const vx_snapshot now = vx_view_snapshot(view);
     *out = (vx_stats){0};
+    out->n_deleted = atomic_load(&index->graph.graves.n_linked);
     for (vx_slot slot = 0; slot < now.n; slot++) {
-        if (vx_view_sees(view, &now, slot))
-            out->n_live++;
-        else
-            out->n_deleted++;
+        if (!vx_view_sees(view, &now, slot))
+            continue;
+        out->n_live++;
         const unsigned level = view->levels[slot];
         out->rows_at_level[level]++;
         if (level + 1 > out->n_levels)
@@ -567,6 +644,8 @@ vx_status vx_index_stats(vx_index *index, vx_stats *out, vx_error *err)
             out->n_links_chosen += (link & VX_FILLER) == 0;
         }
     }
+    out->n_free = now.n - out->n_live;
+    out->n_free -= out->n_deleted < out->n_free ? out->n_deleted : out->n_free;
     vx_ctx_release(ctx);
     return vx_ok(err);
 }
@@ -611,12 +690,12 @@ static vx_status check_labels(vx_index *index, const vx_view *view, vx_error *er
         const vx_label label = view->labels[slot];
         const vx_slot found = vx_labels_find(&index->labels, view, label);
         const bool is_live = vx_view_sees(view, &now, slot);
-        if (label < 0 || (uint64_t)label >= index->next_label)
+        if (is_live && (label < 0 || (uint64_t)label >= index->next_label))
             return vx_fail(err, VX_E_STATE, "slot %u: id %lld outside 0 to %llu", slot,
                            (long long)label, (unsigned long long)index->next_label - 1);
         if (is_live != (found == slot))
             return vx_fail(err, VX_E_STATE, "slot %u: %s, but id %lld is mapped to slot %u", slot,
-                           is_live ? "live" : "replaced", (long long)label, found);
+                           is_live ? "live" : "dead", (long long)label, found);
         n_live += is_live;
     }
     if (n_live != vx_index_count(index))

@@ -4,15 +4,16 @@
 
 #include "../base/vx_sync.h"
 #include "../hnsw/hnsw_algo.h"
+#include "../hnsw/hnsw_delete.h"
 #include "index_labels.h"
 
 struct vx_index {
     vx_graph graph;
-    vx_mutex writer;          /* held by add, save and check                    */
+    vx_mutex writer;          /* held by add, delete, save, check                 */
     vx_labels labels;         /* label -> slot; has its own lock                */
     uint64_t next_label;      /* under `writer`: 1 + the highest label ever     */
     _Atomic uint64_t n_live;  /* rows a search may return                       */
-    _Atomic uint64_t n_dead;  /* rows replaced; raised before they are          */
+    _Atomic uint64_t n_dead;  /* slots that hold no such row                */
 };
 
 /* *least = min(*least, value). */
@@ -37,6 +38,16 @@ vx_row_fault vx_row_inspect(const float *row, size_t dim, bool is_cosine, double
 
 /* The sentence for a fault in row `row` of `what` ("vectors", "queries"). */
 vx_status vx_row_refuse(vx_row_fault fault, const char *what, int64_t row, vx_error *err);
+
+/* A sentence about the label of row `row` of the call's ids; returns `status`. */
+vx_status vx_refuse_label(vx_error *err, vx_status status, size_t row, vx_label label,
+                          const char *why);
+
+/* Lead links around the rows that died in this call (vx_graph_mend). */
+vx_status vx_index_mend(vx_index *index, bool all, const vx_run *run, vx_error *err);
+
+/* Wait for other writers, ticking; false if a tick says stop. */
+bool vx_lock_writer(vx_index *index, const vx_run *run);
 
 /* Copy a row into padded storage, normalised under cosine. */
 void vx_row_store_vector(float *to, size_t row_floats, const float *from, size_t dim,

@@ -75,6 +75,20 @@ static unsigned take_contexts(struct search *s, size_t n_queries, vx_ctx *ctxs[2
     return 1;
 }
 
+static unsigned renew_contexts(struct search *s, vx_ctx *ctxs[2], unsigned n, vx_view **out_view)
+{
+    vx_view *second = NULL;
+    vx_ctx_renew(&s->index->graph, ctxs[0], out_view);
+    if (n == 2) {
+        vx_ctx_renew(&s->index->graph, ctxs[1], &second);
+        if (second != *out_view) {
+            vx_ctx_release(ctxs[1]);
+            n = 1;
+        }
+    }
+    return n;
+}
+
 static void walk_piece(void *arg, size_t begin, size_t end, unsigned who)
 {
     struct search *s = arg;
@@ -82,13 +96,16 @@ static void walk_piece(void *arg, size_t begin, size_t end, unsigned who)
     const vx_halt halt = {is_stopped, &asker};
     vx_view *view = NULL;
     vx_ctx *ctxs[2];
-    const unsigned n_ctxs = take_contexts(s, end - begin, ctxs, &view);
+    unsigned n_ctxs = take_contexts(s, end - begin, ctxs, &view);
     if (n_ctxs == 0)
         atomic_store(&s->no_memory, true);
     for (size_t i = begin; i < end && n_ctxs > 0;) {
+        if (i > begin) /* a writer may be waiting for us */
+            n_ctxs = renew_contexts(s, ctxs, n_ctxs, &view);
         const unsigned n = end - i < n_ctxs ? (unsigned)(end - i) : n_ctxs;
         const vx_snapshot now = vx_view_snapshot(view);
-        const uint64_t n_dead = atomic_load(&s->index->n_dead);
+        /* Rows that a walk may come upon, free slots among them, and not return. */
+        const uint64_t n_dead = atomic_load(&s->index->graph.graves.n_linked);
         const uint64_t n_live = now.n > n_dead ? now.n - n_dead : 0;
         const vx_effort effort = vx_graph_effort(view, &now, s->k, s->ef, n_live);
         bool fine = true;

@@ -283,8 +283,8 @@ static vx_status build(vx_index *index, vx_store *store, const uint64_t *fields,
     if (st != VX_OK)
         return st;
     const uint64_t n = fields[FIELD_N_ROWS], entry = fields[FIELD_ENTRY];
-    const bool fits = n == 0 ? entry == VX_NO_ENTRY
-                             : (uint32_t)entry < n && entry >> 32 < VX_MAX_LEVELS;
+    const bool fits = entry == VX_NO_ENTRY ||
+                      ((uint32_t)entry < n && entry >> 32 < VX_MAX_LEVELS);
     if (!fits)
         return refuse(err, "entry point", entry);
     atomic_store(&view->entry, entry);
@@ -295,6 +295,9 @@ static vx_status build(vx_index *index, vx_store *store, const uint64_t *fields,
     atomic_store(&index->n_dead, fields[FIELD_N_DEAD]);
     atomic_store(&index->n_live, n - fields[FIELD_N_DEAD]);
     index->next_label = fields[FIELD_NEXT_LABEL];
+    st = vx_graves_collect(&index->graph, err);
+    if (st != VX_OK)
+        return st;
     st = map_labels(index, view, vx_store_find(store, SECTION_LABELS, &(uint64_t){0}), err);
     if (st != VX_OK)
         return st;

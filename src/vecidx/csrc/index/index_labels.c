@@ -1,6 +1,8 @@
 /* index_labels.c - see index_labels.h. */
 #include "index_labels.h"
 
+#include <assert.h>
+
 #include "../base/vx_alloc.h"
 #include "../base/vx_rng.h"
 #include "../base/vx_status.h"
@@ -72,18 +74,92 @@ vx_status vx_labels_reserve(vx_labels *map, const vx_view *view, uint64_t n_more
     return VX_OK;
 }
 
+static void enter(vx_labels *map, const vx_view *view, vx_slot slot, vx_replaced_fn replaced,
+                  void *arg)
+{
+    vx_slot *at = &map->table[place_of(map->table, map->mask, view, view->labels[slot])];
+    if (*at == VX_NO_SLOT)
+        map->n_used++;
+    else
+        replaced(arg, *at, slot);
+    *at = slot;
+}
+
 void vx_labels_enter(vx_labels *map, const vx_view *view, vx_slot begin, vx_slot end,
                      vx_replaced_fn replaced, void *arg)
 {
     vx_rwlock_wrlock(&map->lock);
-    for (vx_slot slot = begin; map->table != NULL && slot < end; slot++) {
-        vx_slot *at = &map->table[place_of(map->table, map->mask, view, view->labels[slot])];
-        if (*at == VX_NO_SLOT)
-            map->n_used++;
-        else
-            replaced(arg, *at, slot);
-        *at = slot;
-    }
+    for (vx_slot slot = begin; map->table != NULL && slot < end; slot++)
+        enter(map, view, slot, replaced, arg);
     map->n_published = end;
     vx_rwlock_wrunlock(&map->lock);
+}
+
+void vx_labels_enter_slots(vx_labels *map, const vx_view *view, const vx_slot *slots, size_t n,
+                           vx_replaced_fn replaced, void *arg)
+{
+    vx_rwlock_wrlock(&map->lock);
+    for (size_t i = 0; map->table != NULL && i < n; i++)
+        enter(map, view, slots[i], replaced, arg);
+    map->n_published = slots[n - 1] + 1;
+    vx_rwlock_wrunlock(&map->lock);
+}
+
+vx_slot vx_labels_remove(vx_labels *map, const vx_view *view, vx_label label)
+{
+    vx_slot *table = map->table;
+    uint64_t hole = place_of(table, map->mask, view, label);
+    const vx_slot slot = table[hole];
+    if (slot == VX_NO_SLOT)
+        return slot;
+    /* Close the gap: whatever probed past it moves back, so that no probe ends
+     * early and no marks of removed labels pile up. */
+    for (uint64_t at = (hole + 1) & map->mask; table[at] != VX_NO_SLOT;
+         at = (at + 1) & map->mask) {
+        const uint64_t home = vx_hash64((uint64_t)view->labels[table[at]]) & map->mask;
+        if (((at - home) & map->mask) < ((at - hole) & map->mask))
+            continue; /* it lies between the hole and its home */
+        table[hole] = table[at];
+        hole = at;
+    }
+    table[hole] = VX_NO_SLOT;
+    map->n_used--;
+    return slot;
+}
+
+static void must_be_new(void *arg, vx_slot old_slot, vx_slot new_slot)
+{
+    (void)arg, (void)old_slot, (void)new_slot;
+    assert(false);
+}
+
+vx_status vx_labels_build(vx_labels *map, const vx_view *view, uint32_t n, vx_error *err)
+{
+    bool needs_table = false;
+    vx_labels_init(map);
+    for (vx_slot slot = 0; slot < n && !needs_table; slot++)
+        needs_table = view->labels[slot] != (vx_label)slot;
+    const vx_status st = vx_labels_reserve(map, view, n, needs_table, err);
+    if (st == VX_OK)
+        vx_labels_enter(map, view, 0, n, must_be_new, NULL);
+    else
+        vx_labels_fini(map);
+    return st;
+}
+
+void vx_labels_swap(vx_labels *map, vx_labels *other)
+{
+    const uint64_t bytes = atomic_load(&map->bytes), mask = map->mask, n_used = map->n_used;
+    vx_slot *table = map->table;
+    const uint32_t n_published = map->n_published;
+    atomic_store(&map->bytes, atomic_load(&other->bytes));
+    map->table = other->table;
+    map->mask = other->mask;
+    map->n_used = other->n_used;
+    map->n_published = other->n_published;
+    atomic_store(&other->bytes, bytes);
+    other->table = table;
+    other->mask = mask;
+    other->n_used = n_used;
+    other->n_published = n_published;
 }

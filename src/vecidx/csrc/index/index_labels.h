@@ -39,4 +39,17 @@ typedef void (*vx_replaced_fn)(void *arg, vx_slot old_slot, vx_slot new_slot);
 void vx_labels_enter(vx_labels *map, const vx_view *view, vx_slot begin, vx_slot end,
                      vx_replaced_fn replaced, void *arg);
 
+/* As vx_labels_enter, for n slots, rising; without a table they follow those there are. */
+void vx_labels_enter_slots(vx_labels *map, const vx_view *view, const vx_slot *slots, size_t n,
+                           vx_replaced_fn replaced, void *arg);
+
+/* The map of rows 0 .. n-1, all live; and exchange it for the one in use, whose `lock`
+ * the writer holds exclusively.  The other is then to be given to vx_labels_fini. */
+vx_status vx_labels_build(vx_labels *map, const vx_view *view, uint32_t n, vx_error *err);
+void vx_labels_swap(vx_labels *map, vx_labels *other);
+
+/* Take a label out of the table, which there must be: its slot, or VX_NO_SLOT if it
+ * was not there.  For the writer, holding `lock` exclusively. */
+vx_slot vx_labels_remove(vx_labels *map, const vx_view *view, vx_label label);
+
 #endif
