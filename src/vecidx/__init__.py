@@ -9,6 +9,7 @@
 7
 """
 
+from vecidx.durable import DurableIndex, open
 from vecidx.errors import IndexFormatError, VecidxError
 from vecidx.index import (
     Index,
@@ -22,6 +23,7 @@ from vecidx.index import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "DurableIndex",
     "Index",
     "IndexFormatError",
     "VecidxError",
@@ -29,6 +31,7 @@ __all__ = [
     "cpu_features",
     "get_num_threads",
     "load",
+    "open",
     "set_num_threads",
     "simd_level",
 ]

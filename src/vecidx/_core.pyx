@@ -190,6 +190,7 @@ cdef class CoreIndex:
                 tick.reraise()
             raise_status(&err, None, ValueError)
         except BaseException as exc:
+            exc.rows_added = added
             if status == VX_E_INTERRUPTED or status == VX_E_NOMEM:
                 exc.add_note(f"vecidx: the first {added} of this call's {n} rows are in the "
                              "index, which stays valid")

@@ -145,9 +145,18 @@ class Index:
             infinity, or under ``"cosine"`` a zero vector, named by its row; a
             negative or repeated id; under ``"error"`` an id that is there.
         MemoryError, KeyboardInterrupt
-            The rows added until then stay and a note on the exception says how
-            many they are; the index is valid.
+            The rows added until then stay; a note on the exception says how
+            many they are, and so does its attribute ``rows_added``; the index
+            is valid.
         """
+        rows, labels, conflict, threads = self._check_add(vectors, ids, on_conflict, num_threads,
+                                                          progress)
+        used = np.empty(len(rows), INT64)
+        self._run_add(rows, labels, conflict, threads, progress, used)
+        return used
+
+    def _check_add(self, vectors, ids, on_conflict, num_threads, progress):
+        """What the core takes for the arguments of an add."""
         rows = as_matrix(vectors, dim=self._dim, name="vectors")
         conflict = _core.ON_CONFLICT[
             check_word(on_conflict, name="on_conflict", known=tuple(_core.ON_CONFLICT))]
@@ -157,8 +166,17 @@ class Index:
             if len(labels) != len(rows):
                 raise ValueError(f"ids: expected {len(rows)}, one for each vector, "
                                  f"got {len(labels)}")
-        threads = check_threads(num_threads, self._threads)
-        used = np.empty(len(rows), INT64)
+        if not callable(progress) and not isinstance(progress, (bool, np.bool_)):
+            raise TypeError(f"progress: expected True, False or a callable, "
+                            f"got {type(progress).__name__}")
+        return rows, labels, conflict, check_threads(num_threads, self._threads)
+
+    def _run_add(self, rows, labels, conflict, threads, progress, used):
+        """Add checked rows and fill `used` with their ids.
+
+        An exception from the core has the number of rows that are in, and
+        stay, as its ``rows_added``.
+        """
         report, close = _progress(progress, len(rows))
         try:
             self._core.add(rows, labels, conflict, threads, report, used)
@@ -166,7 +184,6 @@ class Index:
                 _report_end(report, len(rows))
         finally:
             close()
-        return used
 
     def delete(self, ids, *, missing="error", num_threads=None):
         """Delete the vectors of ids, in one step: a search sees all of them or none.
@@ -475,9 +492,6 @@ def _progress(progress, total):
     """(callable or None, function to call at the end) for the progress argument."""
     if callable(progress):
         return progress, _nothing
-    if not isinstance(progress, (bool, np.bool_)):
-        raise TypeError(f"progress: expected True, False or a callable, "
-                        f"got {type(progress).__name__}")
     if not progress:
         return None, _nothing
     try:
@@ -499,6 +513,7 @@ def _report_end(report, n):
     try:
         report(n, n)
     except BaseException as exc:         # the same words as the core's for an earlier stop
+        exc.rows_added = n
         exc.add_note(f"vecidx: the first {n} of this call's {n} rows are in the index, which "
                      "stays valid")
         raise
