@@ -163,3 +163,19 @@ def test_deleted_rows_stay_deleted_in_a_file(rows, tmp_path):
     assert not np.isin(loaded.search(rows[100:200], k=10)[0], np.arange(100, 200)).any()
     assert loaded.add(rows[0]).tolist() == [600]
     loaded.check()
+
+
+def test_equal_rows_survive_in_a_large_index(rng):
+    """Few deletions are mended at once, many together; that used to cut off the twins of a few."""
+    rows = rng.standard_normal((6000, 8), dtype=np.float32)
+    index = vecidx.Index(8, M=8, ef_construction=40)
+    index.add(rows)
+    copies = index.add(rows[:3])
+    index.delete([0, 1, 2])
+    assert index.stats()["deleted"] == 3, "too few to sweep: this test needs more rows"
+    assert index.check()["unreachable"] == 0
+    ids, distances = index.search(rows[:3], k=1)
+    assert ids[:, 0].tolist() == copies.tolist() and (distances == 0).all()
+    index.delete(np.arange(100, 200))
+    assert index.stats()["deleted"] == 0 and index.check()["unreachable"] == 0
+    assert index.search(rows[:3], k=1)[0][:, 0].tolist() == copies.tolist()

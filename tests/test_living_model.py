@@ -1,4 +1,4 @@
-"""An index against a dict: whatever is done to it in whatever order, it holds what the dict holds."""
+"""An index against a dict: whatever is done to it, it holds what the dict holds."""
 
 import numpy as np
 import pytest

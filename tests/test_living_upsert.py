@@ -18,7 +18,7 @@ def recall_of(index, rows_of, queries, metric):
 
 
 @pytest.mark.parametrize("how", ["delete", "replace", "clustered"])
-def test_recall_after_ten_turnovers_is_that_of_a_fresh_build(sample, how):
+def test_recall_after_ten_rounds_is_that_of_a_fresh_build(sample, how):
     """Recall rots where a deletion leaves holes in the graph: ten rounds of a tenth each."""
     pool, queries = sample.rows[:8000], sample.queries[:200]
     rng = np.random.default_rng(3)

@@ -325,7 +325,11 @@ class Index:
         return self._core.count()
 
     def ids(self):
-        """The ids in the index, in the order they were added: int64, shape (len,)."""
+        """The ids in the index: int64, shape (len,).
+
+        In the order they were added, but that a vector may take the place of
+        one that was deleted or replaced before.
+        """
         out = np.empty(self._core.count(), INT64)
         return out[:self._core.labels(out)]
 

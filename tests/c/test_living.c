@@ -163,7 +163,7 @@ VX_TEST(readers_beside_a_writer_that_does_everything)
     atomic_store(&shared.n_left, N_READERS);
     for (int i = 0; i < N_READERS; i++)
         CHECK(vx_thread_start(reader_main, NULL));
-    for (unsigned round = 0; round < 6; round++) {
+    for (unsigned round = 0; round < 4; round++) {
         put(shared.index, STAY, COME, 0, 2);
         for (vx_label at = 0; at < STAY; at += 100)
             put(shared.index, at, 100, (round + 1) % 2, 1);
@@ -216,11 +216,11 @@ static bool have_equal_links(vx_index *a, vx_index *b, vx_label n)
 static vx_index *live(unsigned threads)
 {
     vx_index *index = make_index(8);
-    put(index, 0, 3000, 0, threads);
-    CHECK(take_out(index, 0, 3000, 3, threads) == 1000);
-    put(index, 2500, 700, 1, threads);
+    put(index, 0, 2000, 0, threads);
+    CHECK(take_out(index, 0, 2000, 3, threads) == 667);
+    put(index, 1500, 700, 1, threads);
     CHECK(take_out(index, 1, 9, 3, threads) == 3); /* few: looked around */
-    CHECK(take_out(index, 1001, 1300, 3, threads) == 100);
+    CHECK(take_out(index, 1000, 1300, 3, threads) == 100);
     put(index, 4000, 300, 0, threads);
     return index;
 }
@@ -344,12 +344,12 @@ VX_TEST(an_interrupted_delete_is_whole_and_is_mended_later)
 VX_TEST(every_allocation_may_fail)
 {
     int n_failed = 0;
-    for (uint64_t nth = 1; nth <= 60; nth++) {
+    for (uint64_t nth = 1; nth <= 40; nth++) {
         vx_index *index = make_index(8);
         vx_label labels[200];
         uint64_t deleted = 0;
         vx_error err;
-        put(index, 0, 600, 0, 1);
+        put(index, 0, 400, 0, 1);
         put(index, 50, 20, 0, 1); /* chains and heirs */
         for (vx_label i = 0; i < 200; i++)
             labels[i] = 2 * i;
@@ -361,7 +361,7 @@ VX_TEST(every_allocation_may_fail)
         CHECK(died == VX_OK || (died == VX_E_NOMEM && deleted == 0));
         CHECK(packed == VX_OK || packed == VX_E_NOMEM);
         n_failed += died != VX_OK || packed != VX_OK;
-        CHECK(vx_index_count(index) == 600 - deleted && is_sound(index));
+        CHECK(vx_index_count(index) == 400 - deleted && is_sound(index));
         put(index, 100, 300, 1, 1);
         CHECK(vx_index_compact(index, NULL, &err) == VX_OK && is_sound(index));
         vx_index_free(index);

@@ -131,11 +131,12 @@ vx_status vx_graves_collect(vx_graph *graph, vx_error *err)
         vx_free(is_chained);
         return vx_fail_nomem(err, "the list of dead rows");
     }
-    for (vx_slot slot = 0; slot < n; slot++) {
-        const vx_slot next = vx_view_next_twin(view, slot);
-        if (next < n)
-            is_chained[next] = 1;
-    }
+    /* The file may be damaged: a chain may lead anywhere, and round. */
+    for (vx_slot node = 0; node < n; node++)
+        if (!vx_view_is_twin(view, node))
+            for (vx_slot slot = vx_view_next_twin(view, node); slot < n && !is_chained[slot];
+                 slot = vx_view_next_twin(view, slot))
+                is_chained[slot] = 1;
     for (vx_slot slot = 0; slot < n; slot++) {
         if (vx_view_is_alive(view, slot))
             continue;
@@ -161,11 +162,15 @@ uint32_t vx_graves_ready(vx_graph *graph, uint64_t wanted)
 void vx_graves_take(vx_graph *graph, uint32_t n, vx_slot *out)
 {
     vx_graves *graves = &graph->graves;
+    const vx_view *view = atomic_load(&graph->view);
     if (n == 0)
         return;
     const uint32_t left = graves->n_ready - n;
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < n; i++) {
         out[i] = graves->free[graves->n_ready - 1 - i];
+        if (vx_view_next_twin(view, out[i]) != VX_NO_SLOT) /* else leave its page alone */
+            atomic_store_explicit(&view->twins[out[i]], 0, memory_order_relaxed);
+    }
     memmove(graves->free + left, graves->free + graves->n_ready,
             (graves->n_free - graves->n_ready) * sizeof *graves->free);
     graves->n_ready = left;
@@ -182,14 +187,14 @@ void vx_graves_clear(vx_graph *graph)
     atomic_store_explicit(&graves->n_linked, 0, memory_order_relaxed);
 }
 
-/* No node, in no chain: what a free slot looks like. */
+/* No node, in no chain: what a free slot looks like.  Its own place in a chain stays
+ * for those who are at it, until the slot is taken. */
 static void empty_links(vx_view *view, vx_slot slot)
 {
     const vx_row none = {.n = 0, .n_chosen = 0};
     for (unsigned layer = 0; layer <= view->levels[slot]; layer++)
         vx_row_store(view, slot, layer, NULL, &none);
     vx_row_store_twin(view, slot);
-    atomic_store_explicit(&view->twins[slot], 0, memory_order_relaxed);
 }
 
 void vx_graves_return(vx_graph *graph, const vx_slot *slots, size_t n)
@@ -374,11 +379,18 @@ static void look_around(struct mend *m, vx_slot dead, vx_ctx *ctx)
     }
 }
 
+/* A dead node that others hang off stays the way to them until a sweep gives it an
+ * heir; twins have no links. */
+static bool may_look(const vx_view *view, vx_slot dead)
+{
+    return !vx_view_is_twin(view, dead) && vx_view_next_twin(view, dead) == VX_NO_SLOT;
+}
+
 static void look_piece(void *arg, size_t begin, size_t end, unsigned who)
 {
     struct mend *m = arg;
     for (size_t i = begin; i < end; i++)
-        if (!vx_view_is_twin(m->view, m->graph->graves.linked[m->first + i]))
+        if (may_look(m->view, m->graph->graves.linked[m->first + i]))
             look_around(m, m->graph->graves.linked[m->first + i], m->contexts[who]);
 }
 
@@ -510,6 +522,8 @@ static bool prepare(struct mend *m, bool sweep)
     }
     for (uint32_t i = 0; i < n_linked(m->graph); i++) {
         const vx_slot slot = m->graph->graves.linked[i];
+        if (!sweep && !may_look(m->view, slot))
+            continue;
         m->is_dead[slot >> 6] |= (uint64_t)1 << (slot & 63);
     }
     return true;

@@ -98,8 +98,7 @@ VX_INLINE void gated_open(gated_state *s)
             passed &= passed - 1;
             if (VX_UNLIKELY(i >= view->M0))
                 break;
-            const vx_slot slot =
-                atomic_load_explicit(&ids[i], memory_order_relaxed) & VX_SLOT_BITS;
+            const vx_slot slot = vx_link_load(&ids[i]) & VX_SLOT_BITS;
             if (VX_UNLIKELY(slot >= s->n))
                 continue;
             const uint64_t word = ctx->visited[slot >> 6], bit = (uint64_t)1 << (slot & 63);

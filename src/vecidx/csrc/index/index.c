@@ -473,20 +473,6 @@ static vx_status link_rows(struct add *add, const vx_run *run, size_t *out_linke
                            err);
 }
 
-bool vx_lock_writer(vx_index *index, const vx_run *run)
-{
-    if (run == NULL || run->tick == NULL) {
-        vx_mutex_lock(&index->writer);
-        return true;
-    }
-    for (unsigned waited_ms = 0; !vx_mutex_trylock(&index->writer); waited_ms++) {
-        if (waited_ms % 20 == 19 && run->tick(run->tick_arg, 0, 0) != 0)
-            return false;
-        vx_sleep_ms(1);
-    }
-    return true;
-}
-
 vx_status vx_index_add(vx_index *index, const float *rows, size_t n, const vx_label *labels,
                        vx_on_conflict on_conflict, const vx_run *run, vx_label *out_labels,
                        uint64_t *out_added, vx_error *err)

@@ -2,9 +2,24 @@
  *
  * A delete looks at every label first, so that an unknown one changes nothing, then
  * gives all its rows one death number and publishes it: a search sees all of them
- * or none (hnsw_graph.h, vx_view_sees). */
+ * or none (hnsw_graph.h, vx_view_sees).  What all writers share is here too: waiting
+ * for one another, and mending at their end. */
 #include "../base/vx_status.h"
 #include "index.h"
+
+bool vx_lock_writer(vx_index *index, const vx_run *run)
+{
+    if (run == NULL || run->tick == NULL) {
+        vx_mutex_lock(&index->writer);
+        return true;
+    }
+    for (unsigned waited_ms = 0; !vx_mutex_trylock(&index->writer); waited_ms++) {
+        if (waited_ms % 20 == 19 && run->tick(run->tick_arg, 0, 0) != 0)
+            return false;
+        vx_sleep_ms(1);
+    }
+    return true;
+}
 
 static vx_status find_missing(const vx_index *index, const vx_view *view, const vx_label *labels,
                               size_t n, vx_error *err)
