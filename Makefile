@@ -110,12 +110,16 @@ C_FLAGS_tsan := -O1 -fsanitize=thread
 # TSan of older compilers cannot stand a fully randomised address space.
 C_RUN_tsan := $(shell command -v setarch >/dev/null && setarch -R true 2>/dev/null && echo setarch -R)
 
-# As in setup.py: the kernel files' own flags, on x86 only.
+# As in setup.py: the flags of files that are for one instruction set.
 ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c
 ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
 ISA_hnsw_walk_avx2 := -mavx2 -mfma -mf16c
 ISA_hnsw_walk_avx512 := $(ISA_avx512)
 ISA_hnsw_walk_avx512vnni := $(ISA_avx512) -mavx512vnni
+ISA_store_crc_hw := -msse4.2
+endif
+ifneq ($(filter aarch64,$(shell uname -m)),)
+ISA_store_crc_hw := -march=armv8-a+crc
 endif
 
 # $(1): variant.  Objects, an archive of csrc, one program per test file.

@@ -25,13 +25,16 @@ ABI3 = os.environ.get("VECIDX_ABI3") == "1" and not sysconfig.get_config_var("Py
 ASSERTS = os.environ.get("VECIDX_ASSERTS") == "1"
 
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]
-# File -> flags for GCC and Clang, flags for MSVC.  On other architectures these
-# files are empty, and their flags would be errors.
+# File -> flags for GCC and Clang, flags for MSVC, on x86.  On other architectures
+# these flags would be errors, and what needs them in the files is left out.
 ISA_FLAGS = {
     "hnsw_walk_avx2.c": (["-mavx2", "-mfma", "-mf16c"], ["/arch:AVX2"]),
     "hnsw_walk_avx512.c": (AVX512, ["/arch:AVX512"]),
     "hnsw_walk_avx512vnni.c": ([*AVX512, "-mavx512vnni"], ["/arch:AVX512"]),
+    "store_crc_hw.c": (["-msse4.2"], []),
 }
+# The same for 64-bit Arm, where macOS and MSVC need no flag.
+ARM_FLAGS = {"store_crc_hw.c": (["-march=armv8-a+crc"], [])}
 PLATFORM = sysconfig.get_platform()
 IS_UNIVERSAL2 = PLATFORM.startswith("macosx") and "universal2" in PLATFORM
 IS_X86 = PLATFORM.endswith(("x86_64", "amd64")) or IS_UNIVERSAL2
@@ -43,7 +46,8 @@ MSVC_FLAGS = ["/std:c11", "/experimental:c11atomics", "/O2", "/fp:precise", "/W3
 
 def flags_of(source, msvc):
     """What one C file of ours is compiled with, the macros aside."""
-    unix_isa, msvc_isa = ISA_FLAGS.get(os.path.basename(source), ([], [])) if IS_X86 else ([], [])
+    table = ISA_FLAGS if IS_X86 else ARM_FLAGS if PLATFORM.endswith("-aarch64") else {}
+    unix_isa, msvc_isa = table.get(os.path.basename(source), ([], []))
     if IS_UNIVERSAL2:
         # One compiler run makes both halves of the object: these are for one of them.
         unix_isa = [word for flag in unix_isa for word in ("-Xarch_x86_64", flag)]

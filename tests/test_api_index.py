@@ -1,9 +1,7 @@
 """What an index says and does in ordinary use."""
 
 import ast
-import copy
 import inspect
-import pickle
 from pathlib import Path
 
 import numpy as np
@@ -257,12 +255,6 @@ def test_a_progress_callable_may_search_but_not_change(rng):
     assert found == [5]
     assert index.add(rows[:1]).size == 1          # and the index is not locked after
     index.check()
-
-
-def test_it_says_that_it_cannot_be_pickled(small_index):
-    for call in (pickle.dumps, copy.copy, copy.deepcopy):
-        with pytest.raises(TypeError, match="save"):
-            call(small_index)
 
 
 def test_module_functions():

@@ -9,11 +9,13 @@
 7
 """
 
+from vecidx._storage import inspect
 from vecidx.durable import DurableIndex, open
 from vecidx.errors import IndexFormatError, VecidxError
 from vecidx.index import (
     Index,
     cpu_features,
+    from_bytes,
     get_num_threads,
     load,
     set_num_threads,
@@ -29,7 +31,9 @@ __all__ = [
     "VecidxError",
     "__version__",
     "cpu_features",
+    "from_bytes",
     "get_num_threads",
+    "inspect",
     "load",
     "open",
     "set_num_threads",

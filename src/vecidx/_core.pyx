@@ -12,8 +12,12 @@ state of its own: what is process-wide (kernels, thread number) lives in C.
 import errno
 import os
 
+from cpython.buffer cimport PyBUF_READ
+from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
+from cpython.memoryview cimport PyMemoryView_FromMemory
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from vecidx._vecidx cimport *
 
@@ -24,6 +28,7 @@ from vecidx.errors import IndexFormatError, VecidxError
 METRICS = {"l2": <int>VX_L2SQ, "ip": <int>VX_IP, "cosine": <int>VX_COSINE}
 QUANTIZATIONS = {None: <int>VX_QUANT_NONE, "sq8": <int>VX_QUANT_SQ8,
                  "auto": <int>VX_QUANT_AUTO}
+MAP_MODES = {False: <int>VX_MAP_NOTHING, True: <int>VX_MAP_ALL, "vectors": <int>VX_MAP_VECTORS}
 ON_CONFLICT = {"replace": <int>VX_REPLACE, "error": <int>VX_ERROR, "skip": <int>VX_SKIP}
 ON_MISSING = {"error": <int>VX_MISSING_ERROR, "ignore": <int>VX_MISSING_IGNORE}
 
@@ -96,8 +101,63 @@ cdef vx_run _make_run(_Tick tick, unsigned num_threads) noexcept:
     return run
 
 
+cdef class _Sink:
+    """Where a saved index goes if not to a path: a file's write(), or one bytes object."""
+    cdef object write       # the file's method; None: to `data`
+    cdef bint is_raw        # it may take less than it is given
+    cdef bytes data
+    cdef object error       # the exception that stopped the call, or None
+
+
+# What the C callbacks get: `at` is NULL for a file, else where the next bytes go.
+cdef struct sink_state:
+    void *sink              # a _Sink, borrowed
+    char *at
+
+
+cdef int _sink_begin(void *arg, uint64_t length) noexcept with gil:
+    cdef sink_state *state = <sink_state *>arg
+    cdef _Sink sink = <_Sink>state.sink
+    try:
+        if sink.write is None:
+            sink.data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t>length)
+            state.at = PyBytes_AsString(sink.data)
+    except BaseException as exc:
+        sink.error = exc
+        return 1
+    return 0
+
+
+cdef int _sink_write(void *arg, const void *data, size_t n) noexcept nogil:
+    cdef sink_state *state = <sink_state *>arg
+    if state.at == NULL:
+        return _write_file(state.sink, <char *>data, n)
+    memcpy(state.at, data, n)
+    state.at += n
+    return 0
+
+
+cdef int _write_file(void *arg, char *data, size_t n) noexcept with gil:
+    cdef _Sink sink = <_Sink>arg
+    cdef size_t done = 0
+    try:
+        while done < n:
+            view = PyMemoryView_FromMemory(data + done, <Py_ssize_t>(n - done), PyBUF_READ)
+            taken = sink.write(view)
+            view.release()             # the memory is ours: nobody may keep it
+            if not sink.is_raw:
+                return 0
+            if taken is None:
+                raise BlockingIOError(errno.EAGAIN, "the file is not ready to be written to")
+            done += taken
+    except BaseException as exc:
+        sink.error = exc
+        return 1
+    return 0
+
+
 cdef class CoreIndex:
-    """Owns one vx_index.  Made by :meth:`create` or :meth:`load` only."""
+    """Owns one vx_index.  Made by :meth:`create`, :meth:`load` or :meth:`load_bytes` only."""
 
     cdef vx_index *_index
     cdef set _writers       # threads inside a call that holds, or waits for, the writer lock
@@ -130,25 +190,13 @@ cdef class CoreIndex:
             raise_status(&err)
         return self
 
-    @staticmethod
-    def load(bytes path not None):
-        cdef CoreIndex self = CoreIndex.__new__(CoreIndex)
-        cdef const char *c_path = path
-        cdef vx_error err
-        cdef vx_status status
-        with nogil:
-            status = vx_index_load(c_path, &self._index, &err)
-        if status != VX_OK:
-            raise_status(&err, path)
-        return self
-
     cdef object _enter_writer(self, str verb):
         """Refuse a writer inside a writer: it would wait for itself for ever."""
         cdef object me = get_ident()
         if me in self._writers:
             raise VecidxError(
-                f"{verb}: this thread is inside another add, delete, compact, save or check of the "
-                "same index (called from its progress callable or a signal handler?)")
+                f"{verb}: this thread is inside another add, delete, compact, save, check or close "
+                "of the same index (called from its progress callable or a signal handler?)")
         self._writers.add(me)
         return me
 
@@ -309,6 +357,8 @@ cdef class CoreIndex:
         return found != 0
 
     def count(self):
+        if vx_index_is_closed(self._index):
+            raise VecidxError("the index is closed")
         return vx_index_count(self._index)
 
     def labels(self, int64_t[::1] out not None):
@@ -363,6 +413,7 @@ cdef class CoreIndex:
             "scratch": memory.scratch,
             "total": memory.total,
             "reserved": memory.reserved,
+            "mapped": memory.mapped,
         }
 
     def check(self):
@@ -380,25 +431,169 @@ cdef class CoreIndex:
             raise_status(&err)
         return {"unreachable": found.n_unreachable}
 
+    # ---- files ----
+
+    @staticmethod
+    def load(bytes path not None, int map, bint verify, unsigned num_threads):
+        cdef CoreIndex self = CoreIndex.__new__(CoreIndex)
+        cdef const char *c_path = path
+        cdef vx_load_options options
+        cdef _Tick tick = _Tick()
+        cdef vx_run run = _make_run(tick, num_threads)
+        cdef vx_error err
+        cdef vx_status status
+        options.map = <vx_map_mode>map
+        options.verify = verify
+        with nogil:
+            status = vx_index_load(c_path, &options, &run, &self._index, &err)
+        if status == VX_E_INTERRUPTED:
+            tick.reraise()
+        if status != VX_OK:
+            raise_status(&err, path)
+        return self
+
+    @staticmethod
+    def load_bytes(const uint8_t[::1] data not None, bint verify, unsigned num_threads):
+        cdef CoreIndex self = CoreIndex.__new__(CoreIndex)
+        cdef size_t n = data.shape[0]
+        cdef const void *at = &data[0] if n > 0 else NULL
+        cdef _Tick tick = _Tick()
+        cdef vx_run run = _make_run(tick, num_threads)
+        cdef vx_error err
+        cdef vx_status status
+        with nogil:
+            status = vx_index_load_memory(at, n, verify, &run, &self._index, &err)
+        if status == VX_E_INTERRUPTED:
+            tick.reraise()
+        if status != VX_OK:
+            raise_status(&err)
+        return self
+
     def save(self, bytes path not None):
         cdef:
             const char *c_path = path
+            _Tick tick = _Tick()
+            vx_run run = _make_run(tick, 0)
             vx_error err
             vx_status status
         me = self._enter_writer("save")
         try:
             with nogil:
-                status = vx_index_save(self._index, c_path, &err)
+                status = vx_index_save(self._index, c_path, &run, &err)
         finally:
             self._writers.discard(me)
+        if status == VX_E_INTERRUPTED:
+            tick.reraise()
         if status != VX_OK:
             raise_status(&err, path)
+
+    def save_to(self, write, bint is_raw):
+        """Hand the bytes of a file to write(memoryview), piece by piece; None: return them."""
+        cdef:
+            _Sink to = _Sink()
+            sink_state state
+            vx_sink sink
+            _Tick tick = _Tick()
+            vx_run run = _make_run(tick, 0)
+            vx_error err
+            vx_status status
+        to.write = write
+        to.is_raw = is_raw
+        state.sink = <void *>to
+        state.at = NULL
+        sink.begin = _sink_begin
+        sink.write = _sink_write
+        sink.arg = &state
+        me = self._enter_writer("save")
+        try:
+            with nogil:
+                status = vx_index_save_to(self._index, &sink, &run, &err)
+        finally:
+            self._writers.discard(me)
+        if status == VX_OK:
+            return to.data
+        if to.error is not None:
+            raise to.error
+        if status == VX_E_INTERRUPTED:
+            tick.reraise()
+        raise_status(&err)
+
+    def warm(self, unsigned num_threads):
+        cdef:
+            _Tick tick = _Tick()
+            vx_run run = _make_run(tick, num_threads)
+            vx_error err
+            vx_status status
+        with nogil:
+            status = vx_index_warm(self._index, &run, &err)
+        if status == VX_E_INTERRUPTED:
+            tick.reraise()
+        if status != VX_OK:
+            raise_status(&err)
+
+    def close(self):
+        cdef:
+            _Tick tick = _Tick()
+            vx_run run = _make_run(tick, 0)
+            vx_error err
+            vx_status status
+        me = self._enter_writer("close")
+        try:
+            with nogil:
+                status = vx_index_close(self._index, &run, &err)
+        finally:
+            self._writers.discard(me)
+        if status == VX_E_INTERRUPTED:
+            tick.reraise()
+        if status != VX_OK:
+            raise_status(&err)
+
+    def is_read_only(self):
+        return vx_index_is_read_only(self._index) != 0
+
+    def is_closed(self):
+        return vx_index_is_closed(self._index) != 0
 
     def test_links(self, int64_t label, int64_t[::1] out not None):
         """For tests: (layer-0 links written to out, how many of them were chosen)."""
         cdef size_t chosen = 0, n
         n = vx_test_links(self._index, label, &out[0], out.shape[0], &chosen)
         return n, chosen
+
+
+def inspect(bytes path not None):
+    """What the head of an index file says: a dict."""
+    cdef const char *c_path = path
+    cdef vx_file_info info
+    cdef vx_error err
+    cdef vx_status status
+    with nogil:
+        status = vx_index_inspect(c_path, &info, &err)
+    if status != VX_OK:
+        raise_status(&err, path)
+    return {
+        "format_version": info.version,
+        "file_bytes": info.file_bytes,
+        "rows": info.n_rows - info.n_dead,
+        "deleted": info.n_dead,
+        "dim": info.dim,
+        "metric": info.metric.decode("ascii"),
+        "dtype": info.dtype.decode("ascii"),
+        "quantization": info.quantization.decode("ascii"),
+        "M": info.M,
+        "ef_construction": info.ef_construction,
+        "seed": info.seed,
+        "sections": {
+            (<bytes>info.sections[i].name).decode("ascii"): {
+                "kind": info.sections[i].kind,
+                "required": info.sections[i].required != 0,
+                "offset": info.sections[i].offset,
+                "bytes": info.sections[i].length,
+                "crc32c": info.sections[i].crc,
+            }
+            for i in range(info.n_sections)
+        },
+    }
 
 
 # ---- process-wide settings ---------------------------------------------------

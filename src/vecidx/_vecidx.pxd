@@ -122,6 +122,7 @@ cdef extern from "vecidx.h" nogil:
         uint64_t scratch
         uint64_t total
         uint64_t reserved
+        uint64_t mapped
 
     vx_status vx_index_memory(vx_index *index, vx_memory *out, vx_error *err)
 
@@ -130,8 +131,58 @@ cdef extern from "vecidx.h" nogil:
 
     vx_status vx_index_check(vx_index *index, vx_check *out, vx_error *err)
 
-    vx_status vx_index_save(vx_index *index, const char *path, vx_error *err)
-    vx_status vx_index_load(const char *path, vx_index **out, vx_error *err)
+    vx_status vx_index_save(vx_index *index, const char *path, const vx_run *run, vx_error *err)
+
+    ctypedef struct vx_sink:
+        int (*begin)(void *arg, uint64_t length) noexcept nogil
+        int (*write)(void *arg, const void *data, size_t n) noexcept nogil
+        void *arg
+
+    vx_status vx_index_save_to(vx_index *index, const vx_sink *sink, const vx_run *run,
+                               vx_error *err)
+
+    ctypedef enum vx_map_mode:
+        VX_MAP_NOTHING
+        VX_MAP_ALL
+        VX_MAP_VECTORS
+
+    ctypedef struct vx_load_options:
+        vx_map_mode map
+        int verify
+
+    vx_status vx_index_load(const char *path, const vx_load_options *options, const vx_run *run,
+                            vx_index **out, vx_error *err)
+    vx_status vx_index_load_memory(const void *data, size_t n, int verify, const vx_run *run,
+                                   vx_index **out, vx_error *err)
+    int vx_index_is_read_only(const vx_index *index)
+    vx_status vx_index_warm(vx_index *index, const vx_run *run, vx_error *err)
+    vx_status vx_index_close(vx_index *index, const vx_run *run, vx_error *err)
+    int vx_index_is_closed(const vx_index *index)
+
+    ctypedef struct vx_file_section:
+        uint32_t kind
+        int required
+        uint32_t crc
+        uint64_t offset
+        uint64_t length
+        char name[24]
+
+    ctypedef struct vx_file_info:
+        uint32_t version
+        uint64_t file_bytes
+        uint64_t dim
+        uint64_t M
+        uint64_t ef_construction
+        uint64_t seed
+        uint64_t n_rows
+        uint64_t n_dead
+        const char *metric
+        const char *dtype
+        const char *quantization
+        size_t n_sections
+        vx_file_section sections[64]
+
+    vx_status vx_index_inspect(const char *path, vx_file_info *out, vx_error *err)
 
     vx_status vx_test_pairs(const char *level, vx_metric metric, const float *a,
                             const float *b, size_t n, size_t dim, float *out,

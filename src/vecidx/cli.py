@@ -118,23 +118,20 @@ def info_command(args):
         if args.key is not None:
             raise ReaderError(f"{args.file}: --key is for vector files, and its suffix is not "
                               f"one of theirs ({' '.join(SUFFIXES)})")
-        index = vecidx.load(args.file)
-        report = {"file": args.file, "kind": "index", "rows": len(index), "dim": index.dim,
-                  "metric": index.metric, "dtype": str(index.dtype), "M": index.M,
-                  "ef_construction": index.ef_construction, "seed": index.seed,
-                  "file_bytes": os.stat(args.file).st_size, "stats": index.stats(),
-                  "memory": index.memory()}
-    _print(args, report, lambda: "\n".join(_flat_lines(report)))
+        report = {"file": args.file, "kind": "index", **vecidx.inspect(args.file)}
+    _print(args, report, lambda: "\n".join(_info_lines(report)))
 
 
 def verify_command(args):
-    index = vecidx.load(args.index)          # checks checksums, sizes, links, ids
-    found = index.check()
-    report = {"index": args.index, "ok": found["unreachable"] == 0, "rows": len(index), **found}
+    # All checksums are taken by reading; what else is checked is mapped, so that an
+    # index larger than memory can be verified.
+    with vecidx.load(args.index, mmap=True, verify=True) as index:
+        rows, found = len(index), index.check()
+    report = {"index": args.index, "ok": found["unreachable"] == 0, "rows": rows, **found}
     if not report["ok"]:
-        raise vecidx.VecidxError(f"{args.index}: {found['unreachable']} of {len(index)} rows "
+        raise vecidx.VecidxError(f"{args.index}: {found['unreachable']} of {rows} rows "
                                  "cannot be reached by any search")
-    _print(args, report, lambda: f"{args.index}: sound; {len(index):,} rows, every one reachable")
+    _print(args, report, lambda: f"{args.index}: sound; {rows:,} rows, every one reachable")
 
 
 def bench_command(args):
@@ -277,18 +274,20 @@ def _print(args, report, text):
     print(json.dumps(report, allow_nan=False) if args.json else text())
 
 
-def _flat_lines(report, indent="", all_bytes=False):
+def _info_lines(report):
     for key, value in report.items():
-        if isinstance(value, dict):
-            yield f"{indent}{key}:"
-            yield from _flat_lines(value, indent + "  ", all_bytes=key == "memory")
+        if key == "sections":
+            yield "sections:"
+            for name, section in value.items():
+                yield (f"  {name + ':':<16} {human_bytes(section['bytes']):>10} at byte "
+                       f"{section['offset']:,}")
         elif value is not None:
             shown = value
-            if all_bytes or key.endswith("_bytes"):
+            if key.endswith("_bytes"):
                 shown = human_bytes(value)
             elif isinstance(value, int) and key != "seed":
                 shown = f"{value:,}"
-            yield f"{indent}{key + ':':<18} {shown}"
+            yield f"{key + ':':<18} {shown}"
 
 
 def _int_list(text, name):

@@ -5,9 +5,11 @@ everything (nothing has changed yet when a check fails), allocate the results,
 make one core call.
 """
 
+import pickle
+
 import numpy as np
 
-from vecidx import _core
+from vecidx import _core, _storage
 from vecidx._validate import (
     FLOAT32,
     INT64,
@@ -16,7 +18,6 @@ from vecidx._validate import (
     as_label,
     as_labels,
     as_matrix,
-    as_path,
     check_dtype,
     check_ef,
     check_int,
@@ -356,7 +357,8 @@ class Index:
         dict of str to int
             ``total`` is the sum of ``vectors``, ``links``, ``upper_links``,
             ``labels``, ``label_map``, ``scratch`` and ``other``.  ``reserved``
-            is address space, which costs no memory.
+            is address space, which costs no memory; ``mapped`` is the length of
+            a mapped file, in memory as far as it is read and shared by processes.
         """
         return self._core.memory()
 
@@ -383,18 +385,69 @@ class Index:
             self._core.repair(self._threads)
         return self._core.check()
 
+    # ---- files --------------------------------------------------------------
+
     def save(self, path):
         """Write the index to a file.
 
-        The file is written beside ``path``, synced, then renamed over it:
-        whatever fails, a file that was there before stays as it was.
+        Parameters
+        ----------
+        path : str, bytes, os.PathLike or file object
+            A file object is one with ``write()``, opened in binary mode; it gets
+            the same bytes and is neither synced nor closed.
+
+        Notes
+        -----
+        To a path, the file is written beside it, synced, then renamed over it:
+        whatever fails, a file that was there before stays as it was, and who has
+        it open or mapped keeps the older one.  Searches go on meanwhile.
 
         Raises
         ------
         OSError
             With errno, as from :func:`open`.
+        IndexFormatError
+            The index is mapped, and its file damaged: nothing is written.
         """
-        self._core.save(as_path(path))
+        _storage.save(self._core, path)
+
+    def to_bytes(self):
+        """The bytes that :meth:`save` would write, for :func:`vecidx.from_bytes`."""
+        return self._core.save_to(None, False)
+
+    def warm(self):
+        """Read in what is mapped, so that no search waits for the disk.
+
+        Does nothing to an index that is all in memory.
+        """
+        self._core.warm(self._threads)
+
+    def close(self):
+        """Give the memory, or the mapped file, back now.
+
+        Every later call raises VecidxError.  A search that runs in another thread
+        ends first, possibly with that error.  Closing twice is fine.
+        """
+        self._core.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, trace):
+        self.close()
+
+    def __reduce_ex__(self, protocol):
+        data = self.to_bytes()
+        if protocol >= 5:                  # may travel outside the pickle, uncopied
+            data = pickle.PickleBuffer(data)
+        return _unpickle, (data, self._threads)
+
+    def __copy__(self):
+        """An index of its own, in memory; takes the size of its file besides, for a moment."""
+        return _unpickle(self.to_bytes(), self._threads)
+
+    def __deepcopy__(self, memo):
+        return self.__copy__()
 
     # ---- what it is -----------------------------------------------------------
 
@@ -428,22 +481,64 @@ class Index:
         """How vectors are stored: ``numpy.dtype("float32")``."""
         return FLOAT32
 
+    @property
+    def read_only(self):
+        """Whether it lies over a file (``vecidx.load(path, mmap=...)``) and cannot change."""
+        return self._core.is_read_only()
+
+    @property
+    def closed(self):
+        """Whether :meth:`close` was called."""
+        return self._core.is_closed()
+
     def __repr__(self):
+        if self.closed:
+            return "<vecidx.Index: closed>"
         count = len(self)
         rows = "empty" if count == 0 else f"{count:,} row{'s' * (count != 1)}"
+        memory = self.memory()
+        mapped = f" + {human_bytes(memory['mapped'])} mapped" if memory["mapped"] else ""
         return (f"<vecidx.Index: {rows} x {self._dim} float32, metric={self._metric!r}, "
                 f"M={self._M}, ef_construction={self._ef_construction}, "
-                f"{human_bytes(self.memory()['total'])}, {_core.simd_level()}>")
-
-    def __reduce__(self):
-        raise TypeError("a vecidx.Index cannot be pickled or copied in this version; "
-                        "use save(path) and vecidx.load(path)")
+                f"{human_bytes(memory['total'])}{mapped}, {_core.simd_level()}>")
 
 
-def load(path):
+def _wrap(core, threads):
+    index = Index.__new__(Index)
+    index._attach(core, threads)
+    return index
+
+
+def _unpickle(data, threads):
+    return _wrap(_storage.load_bytes(data, False, threads), threads)
+
+
+def load(path, *, mmap=False, verify=False, num_threads=None):
     """Read an index that :meth:`Index.save` wrote.
 
-    Everything in the file is checked: checksums, sizes, links, ids.
+    Parameters
+    ----------
+    path : str, bytes, os.PathLike or file object
+        A file object is one with ``read()``, opened in binary mode; it is read to
+        its end, into memory, first.
+    mmap : bool or "vectors"
+        False reads the file into memory.  True maps it: the index is there in
+        milliseconds whatever its size, its pages are read as searches need them
+        and are shared by all processes that map the file.  ``"vectors"`` maps the
+        vectors and reads all else, for data larger than memory.  A mapped index
+        is read-only: :meth:`Index.add` raises ValueError.
+    verify : bool
+        Check all that :meth:`Index.check` checks, and every byte of the file,
+        mapped or not.
+    num_threads : int, optional
+        As of :class:`Index`.
+
+    Notes
+    -----
+    What is read is checked: checksums, sizes, links, ids, values.  Of what is
+    mapped only the file's head is, unless ``verify``: damage there can give wrong
+    answers, but no crash.  A mapped file must not be changed or cut short in place
+    by anybody; ``save`` never does that, it puts a new file under the name.
 
     Raises
     ------
@@ -452,10 +547,18 @@ def load(path):
     OSError
         With errno: FileNotFoundError, PermissionError, ...
     """
-    core = _core.CoreIndex.load(as_path(path))
-    index = Index.__new__(Index)
-    index._attach(core, 0)
-    return index
+    threads = check_threads(num_threads)
+    return _wrap(_storage.load(path, mmap, verify, threads), threads)
+
+
+def from_bytes(data, *, verify=False, num_threads=None):
+    """The index in bytes that :meth:`Index.to_bytes` made, or that a file holds.
+
+    ``data`` is bytes, a bytearray, a memoryview, an array or any other contiguous
+    buffer, and is not needed afterwards.  All else as :func:`load`.
+    """
+    threads = check_threads(num_threads)
+    return _wrap(_storage.load_bytes(data, verify, threads), threads)
 
 
 def simd_level():

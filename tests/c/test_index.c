@@ -321,12 +321,12 @@ static bool live_once(const float *rows, size_t n, const char *path)
         whole = st == VX_OK;
     }
     if (whole) {
-        const vx_status st = vx_index_save(index, path, &err);
+        const vx_status st = vx_index_save(index, path, NULL, &err);
         CHECK(st == VX_OK || st == VX_E_NOMEM);
         whole = st == VX_OK;
     }
     if (whole) {
-        const vx_status st = vx_index_load(path, &loaded, &err);
+        const vx_status st = vx_index_load(path, NULL, NULL, &loaded, &err);
         CHECK(st == VX_OK || st == VX_E_NOMEM);
         whole = st == VX_OK;
     }
@@ -378,8 +378,8 @@ VX_TEST(a_saved_index_answers_alike)
     CHECK(add(index, rows, N, 2));
     const vx_label again[] = {5, 6, 7};
     CHECK(vx_index_add(index, rows, 3, again, VX_REPLACE, NULL, NULL, NULL, &err) == VX_OK);
-    CHECK(vx_index_save(index, path, &err) == VX_OK);
-    CHECK(vx_index_load(path, &loaded, &err) == VX_OK);
+    CHECK(vx_index_save(index, path, NULL, &err) == VX_OK);
+    CHECK(vx_index_load(path, NULL, NULL, &loaded, &err) == VX_OK);
     CHECK(is_sound(loaded) && vx_index_count(loaded) == N);
     vx_label of_index[K], of_loaded[K];
     float d_index[K], d_loaded[K];

@@ -90,7 +90,8 @@ typedef enum vx_metric {
 typedef enum vx_quantization {
     VX_QUANT_NONE = 0, /* the rows as they are                             */
     VX_QUANT_SQ8 = 1,  /* one byte a dimension                             */
-    VX_QUANT_AUTO = 2  /* that, and sketches of edges and short codes for searching */
+    VX_QUANT_AUTO = 3  /* that, and sketches of edges and short codes for
+                        * searching (2 is kept for four bits)          */
 } vx_quantization;
 #define VX_TRAIN_ROWS 10000u
 
@@ -229,6 +230,8 @@ typedef struct vx_memory {
     uint64_t vectors, links, upper_links, labels, label_map, other, scratch;
     uint64_t total;
     uint64_t reserved; /* address space, not memory                        */
+    uint64_t mapped;   /* of a file: in memory only as far as it is read, and
+                          shared with others; not in total                 */
 } vx_memory;
 vx_status vx_index_memory(vx_index *index, vx_memory *out, vx_error *err);
 
@@ -244,11 +247,73 @@ vx_status vx_index_check(vx_index *index, vx_check *out, vx_error *err);
 /* ---- files -------------------------------------------------------------- */
 
 /* Write the index to `path`: to a temporary beside it, synced, renamed over it.
- * After any failure an older file at `path` is as it was. */
-vx_status vx_index_save(vx_index *index, const char *path, vx_error *err);
+ * After any failure an older file at `path` is as it was.  Searches go on.  The
+ * tick is told bytes.  VX_E_FORMAT: the index is mapped, and its file damaged. */
+vx_status vx_index_save(vx_index *index, const char *path, const vx_run *run, vx_error *err);
 
-/* Read an index.  Everything is checked: checksums, sizes, links, labels. */
-vx_status vx_index_load(const char *path, vx_index **out, vx_error *err);
+/* Takes the bytes of a file in order.  A result other than 0 ends the call with
+ * VX_E_INTERRUPTED.  Neither may call a writer of the same index. */
+typedef struct vx_sink {
+    int (*begin)(void *arg, uint64_t length); /* first, once: how many will come */
+    int (*write)(void *arg, const void *data, size_t n);
+    void *arg;
+} vx_sink;
+
+/* The same bytes to a sink. */
+vx_status vx_index_save_to(vx_index *index, const vx_sink *sink, const vx_run *run,
+                           vx_error *err);
+
+typedef enum vx_map_mode {
+    VX_MAP_NOTHING = 0, /* read everything into memory                          */
+    VX_MAP_ALL = 1,     /* open in no time; pages come as they are used         */
+    VX_MAP_VECTORS = 2  /* vectors stay in the file, the rest is read           */
+} vx_map_mode;
+
+typedef struct vx_load_options {
+    vx_map_mode map;
+    int verify; /* check even what costs: all checksums, vx_index_check       */
+} vx_load_options;
+
+/* Read an index.  Without a map everything is checked that searching and adding
+ * rely on: checksums, sizes, links, labels.  A mapped index is read-only; of what
+ * is mapped nothing but the file's head is checked unless `verify` asks for it, and
+ * damage gives wrong answers, never an access out of bounds.  `options` may be NULL. */
+vx_status vx_index_load(const char *path, const vx_load_options *options, const vx_run *run,
+                        vx_index **out, vx_error *err);
+
+/* The same from a file in memory, which is not needed afterwards. */
+vx_status vx_index_load_memory(const void *data, size_t n, int verify, const vx_run *run,
+                               vx_index **out, vx_error *err);
+
+int vx_index_is_read_only(const vx_index *index);
+
+/* Read in what is mapped; nothing if nothing is. */
+vx_status vx_index_warm(vx_index *index, const vx_run *run, vx_error *err);
+
+/* Give memory and mapping back at once.  Calls under way end, some with the error
+ * that every later one gets: VX_E_STATE.  Waits for them; if the tick interrupts
+ * that, the index is closed all the same.  What remains is vx_index_free's. */
+vx_status vx_index_close(vx_index *index, const vx_run *run, vx_error *err);
+int vx_index_is_closed(const vx_index *index);
+
+/* What a file says of itself: its head only is read, whatever its size. */
+typedef struct vx_file_section {
+    uint32_t kind;
+    int required; /* a reader that does not know it must refuse the file */
+    uint32_t crc;
+    uint64_t offset, length;
+    char name[24];
+} vx_file_section;
+
+typedef struct vx_file_info {
+    uint32_t version;
+    uint64_t file_bytes, dim, M, ef_construction, seed, n_rows, n_dead;
+    const char *metric, *dtype, *quantization; /* "?": a later version's */
+    size_t n_sections;
+    vx_file_section sections[64];
+} vx_file_info;
+
+vx_status vx_index_inspect(const char *path, vx_file_info *out, vx_error *err);
 
 /* ---- for tests only ------------------------------------------------------ */
 

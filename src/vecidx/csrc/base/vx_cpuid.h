@@ -1,11 +1,20 @@
 /* vx_cpuid.h - asking the CPU and the operating system what they support.
  *
- * Only what compilers spell differently is here; what the bits mean is in
- * dist_cpu.c. */
+ * Only what compilers and systems spell differently is here; what the bits mean
+ * to distance kernels is in dist_cpu.c. */
 #ifndef VX_CPUID_H
 #define VX_CPUID_H
 
 #include "vx_base.h"
+
+#if defined(VX_ARM)
+#if defined(__linux__)
+#include <sys/auxv.h>
+#elif defined(_WIN32)
+#define WIN32_LEAN_AND_MEAN
+#include <windows.h>
+#endif
+#endif
 
 #if defined(VX_X86)
 
@@ -63,4 +72,23 @@ VX_INLINE bool vx_os_promises_avx512(void)
 }
 
 #endif
+
+/* Has the CPU an instruction for CRC-32C?  (SSE4.2, ARMv8 CRC32.) */
+VX_INLINE bool vx_cpu_has_crc32c(void)
+{
+#if defined(VX_X86)
+    unsigned regs[4];
+    vx_cpuid(1, 0, regs);
+    return (regs[2] >> 20 & 1) != 0;
+#elif defined(VX_ARM) && defined(__linux__)
+    return (getauxval(AT_HWCAP) >> 7 & 1) != 0; /* HWCAP_CRC32 */
+#elif defined(VX_ARM) && defined(_WIN32)
+    return IsProcessorFeaturePresent(PF_ARM_V8_CRC32_INSTRUCTIONS_AVAILABLE) != 0;
+#elif defined(VX_ARM) && defined(__APPLE__)
+    return true; /* since the first of them */
+#else
+    return false;
+#endif
+}
+
 #endif

@@ -159,9 +159,14 @@ vx_status vx_plane_commit(vx_plane *plane, size_t bytes, vx_error *err)
     return VX_OK;
 }
 
+void vx_plane_borrow(vx_plane *plane, const void *memory)
+{
+    *plane = (vx_plane){ (char *)(uintptr_t)memory, 0, 0 };
+}
+
 void vx_plane_free(vx_plane *plane)
 {
-    if (plane->base != NULL)
+    if (plane->reserved > 0)
         release_pages(plane->base, plane->reserved);
     *plane = (vx_plane){ NULL, 0, 0 };
 }

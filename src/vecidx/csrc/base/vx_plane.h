@@ -17,7 +17,7 @@
 
 typedef struct vx_plane {
     char *base;       /* NULL: nothing reserved                              */
-    size_t reserved;  /* bytes of address space                              */
+    size_t reserved;  /* bytes of address space; 0: the memory is another's  */
     size_t committed; /* bytes usable from base; only the writer reads this  */
 } vx_plane;
 
@@ -30,7 +30,10 @@ vx_status vx_plane_reserve(vx_plane *plane, size_t bytes, vx_error *err);
  * shrinks.  On VX_E_NOMEM the plane is as it was. */
 vx_status vx_plane_commit(vx_plane *plane, size_t bytes, vx_error *err);
 
-/* Give everything back; a zeroed plane is fine. */
+/* Stand for memory of somebody else, who keeps it while the plane is in use. */
+void vx_plane_borrow(vx_plane *plane, const void *memory);
+
+/* Give everything back that is ours; a zeroed plane is fine. */
 void vx_plane_free(vx_plane *plane);
 
 /* Bytes of address space this process may still be given in one piece without

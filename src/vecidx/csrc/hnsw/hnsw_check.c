@@ -61,6 +61,9 @@ static vx_status check_places(const vx_view *view, uint32_t n,
     bool any_live = false;
     for (vx_slot slot = 0; slot < n; slot++) {
         const unsigned level = view->levels[slot];
+        if (level >= VX_MAX_LEVELS)
+            return vx_fail(err, VX_E_STATE, "slot %u: level %u, expected below %u", slot, level,
+                           VX_MAX_LEVELS);
         if (view->upper_at[slot] != upper)
             return vx_fail(err, VX_E_STATE, "slot %u: upper rows at %u, expected %llu", slot,
                            view->upper_at[slot], (unsigned long long)upper);

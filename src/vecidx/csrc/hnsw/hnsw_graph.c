@@ -17,7 +17,7 @@
 #define SMALL_VIEW_ROWS 65536u
 #define LARGE_VIEW_BYTES ((size_t)1 << 38) /* 256 GiB of 128 TiB */
 
-static size_t row_bytes(const vx_view *view, int plane)
+size_t vx_view_row_bytes(const vx_view *view, int plane)
 {
     switch (plane) {
     case VX_PLANE_VECTORS: return view->row_floats * sizeof(float);
@@ -42,7 +42,7 @@ static bool plane_bytes(const vx_view *view, int plane, size_t rows, size_t uppe
         *out = view->n_groups > 0 ? (rows / 64 + 1) * sizeof(uint64_t) : 0;
         return true;
     }
-    return vx_mul_fits(plane == VX_PLANE_UPPER ? upper : rows, row_bytes(view, plane), out);
+    return vx_mul_fits(plane == VX_PLANE_UPPER ? upper : rows, vx_view_row_bytes(view, plane), out);
 }
 
 void vx_view_free(vx_view *view)
@@ -98,15 +98,13 @@ static void set_bases(vx_view *view)
     view->upper = view->planes[VX_PLANE_UPPER].base;
 }
 
-/* A view with address space for at least `rows` and `upper`, and for more where
- * that costs nothing. */
-static vx_status new_view(const vx_params *params, const vx_codec *codec, uint64_t rows,
-                          uint64_t upper, vx_view **out, vx_error *err)
+/* A view without planes. */
+static vx_view *bare_view(const vx_params *params, const vx_codec *codec)
 {
     static float is_cosine; /* its address only: "norms exist" before they do */
     vx_view *view = vx_zalloc(1, sizeof *view);
     if (view == NULL)
-        return vx_fail_nomem(err, "an index");
+        return NULL;
     view->codec = codec;
     view->M = params->M;
     view->M0 = 2 * params->M;
@@ -120,10 +118,21 @@ static vx_status new_view(const vx_params *params, const vx_codec *codec, uint64
     view->upper_bytes = vx_round_up(view->M * sizeof(vx_link), VX_LINE);
     view->norms = params->metric == VX_COSINE ? &is_cosine : NULL;
     atomic_init(&view->entry, VX_NO_ENTRY);
+    return view;
+}
+
+/* A view with address space for at least `rows` and `upper`, and for more where
+ * that costs nothing. */
+static vx_status new_view(const vx_params *params, const vx_codec *codec, uint64_t rows,
+                          uint64_t upper, vx_view **out, vx_error *err)
+{
+    vx_view *view = bare_view(params, codec);
+    if (view == NULL)
+        return vx_fail_nomem(err, "an index");
 
     size_t each = 64; /* labels, births and the like */
     each += view->row_floats * sizeof(float) + view->block_bytes;
-    each += row_bytes(view, VX_PLANE_CODES) + row_bytes(view, VX_PLANE_RANKS);
+    each += vx_view_row_bytes(view, VX_PLANE_CODES) + vx_view_row_bytes(view, VX_PLANE_RANKS);
     const size_t budget = vx_plane_budget();
     uint64_t roomy = SMALL_VIEW_ROWS;
     if (rows > SMALL_VIEW_ROWS) {
@@ -166,8 +175,51 @@ vx_status vx_graph_init(vx_graph *graph, const vx_params *params, vx_error *err)
     const vx_status st = new_view(params, NULL, params->capacity, 0, &view, err);
     if (st == VX_OK)
         atomic_init(&graph->view, view);
+    graph->nothing.is_closed = true;
+    atomic_init(&graph->nothing.entry, VX_NO_ENTRY);
     atomic_init(&graph->epoch, 1);
     return st;
+}
+
+vx_status vx_graph_lay_over(vx_graph *graph, uint64_t n_rows, uint64_t n_upper,
+                            const void *const given[VX_N_PLANES], vx_error *err)
+{
+    vx_view *view = bare_view(&graph->params, graph->codec);
+    if (view == NULL)
+        return vx_fail_nomem(err, "an index");
+    vx_status st = VX_OK;
+    for (int i = 0; i < VX_N_PLANES && st == VX_OK; i++) {
+        size_t bytes = 0;
+        if (given[i] != NULL) {
+            vx_plane_borrow(&view->planes[i], given[i]);
+        } else if (!plane_bytes(view, i, (size_t)n_rows, (size_t)n_upper, &bytes)) {
+            st = vx_fail_nomem(err, "address space for the rows");
+        } else if (bytes > 0 || vx_view_row_bytes(view, i) > 0) {
+            st = vx_plane_reserve(&view->planes[i], bytes, err);
+            if (st == VX_OK)
+                st = vx_plane_commit(&view->planes[i], bytes, err);
+        }
+    }
+    if (st != VX_OK) {
+        vx_view_free(view);
+        return st;
+    }
+    set_bases(view);
+    view->capacity = (uint32_t)n_rows;
+    view->upper_capacity = (uint32_t)n_upper;
+    vx_view_free(atomic_exchange(&graph->view, view));
+    return VX_OK;
+}
+
+vx_status vx_graph_adopt(vx_graph *graph, vx_codec *codec, vx_error *err)
+{
+    vx_view *view = NULL;
+    const vx_status st = new_view(&graph->params, codec, 0, 0, &view, err);
+    if (st != VX_OK)
+        return st;
+    graph->codec = codec;
+    vx_view_free(atomic_exchange(&graph->view, view));
+    return VX_OK;
 }
 
 void vx_graph_free_retired(vx_graph *graph)
@@ -184,11 +236,21 @@ void vx_graph_free_retired(vx_graph *graph)
     }
 }
 
+bool vx_graph_close(vx_graph *graph)
+{
+    vx_view *view = atomic_load(&graph->view);
+    if (view != &graph->nothing)
+        vx_graph_swap_view(graph, &graph->nothing);
+    vx_graph_free_retired(graph);
+    return graph->retired == NULL;
+}
+
 void vx_graph_fini(vx_graph *graph)
 {
     vx_ctx_free_all(graph);
     vx_graph_free_retired(graph);
-    vx_view_free(atomic_load(&graph->view));
+    if (atomic_load(&graph->view) != &graph->nothing)
+        vx_view_free(atomic_load(&graph->view));
     vx_codec_free(graph->codec);
     vx_free(graph->graves.linked);
     vx_free(graph->graves.free);

@@ -109,6 +109,7 @@ typedef struct vx_view {
     _Atomic uint64_t unlinked; /* the highest death whose row may be unlinked */
 
     uint32_t n_upper;         /* rows used in UPPER; writer only             */
+    bool is_closed;           /* holds nothing: what a closed graph shows    */
     struct vx_view *retired_next;
     uint64_t retired_epoch;   /* in which no reader took it any more         */
 } vx_view;
@@ -130,6 +131,7 @@ typedef struct vx_graph {
     _Atomic(vx_view *) view;   /* never NULL                                  */
     vx_codec *codec;           /* of the current view and those retired; writer */
     uint64_t n_calibrated;     /* rows there were when local_dim was measured; writer */
+    vx_view nothing;           /* the view once the graph is closed           */
     uint64_t n_unproven;       /* rows added since vx_reconnect; writer       */
     vx_view *retired;          /* replaced views a reader may still use; writer */
     _Atomic(struct vx_ctx *) contexts; /* hnsw_ctx.h                          */
@@ -164,6 +166,21 @@ void vx_view_free(vx_view *view); /* NULL is fine */
  * a later vx_graph_reserve, once no reader is left in it. */
 void vx_graph_swap_view(vx_graph *graph, vx_view *view);
 void vx_graph_free_retired(vx_graph *graph);
+/* Instead of the empty view of a new graph, one of exactly so many rows, to be
+ * filled by the caller.  given[i], if not NULL, is the memory of plane i: another's,
+ * kept by the caller and never written.  The graph must not be written afterwards. */
+vx_status vx_graph_lay_over(vx_graph *graph, uint64_t n_rows, uint64_t n_upper,
+                            const void *const given[VX_N_PLANES], vx_error *err);
+
+/* Before there are rows: the codec of those to come.  The graph owns it from then on. */
+vx_status vx_graph_adopt(vx_graph *graph, vx_codec *codec, vx_error *err);
+
+/* Bytes a row of a plane has; 0: the graph has no such plane. */
+size_t vx_view_row_bytes(const vx_view *view, int plane);
+
+/* Show nothing to readers from now on, and free what no reader uses any more:
+ * true if that is all.  Writer only. */
+bool vx_graph_close(vx_graph *graph);
 
 /* The highest layer of a row, drawn from (seed, slot): P(level >= l) = M^-l. */
 unsigned vx_graph_draw_level(const vx_graph *graph, vx_slot slot);
@@ -182,13 +199,18 @@ VX_INLINE const float *vx_view_vector(const vx_view *view, vx_slot slot)
 
 VX_INLINE vx_link *vx_view_links(const vx_view *view, vx_slot slot, unsigned layer)
 {
-    char *row = layer == 0
-                    ? view->links + (size_t)slot * view->block_bytes
-                    : view->upper + ((size_t)view->upper_at[slot] + layer - 1) * view->upper_bytes;
-    return (vx_link *)(void *)row;
+    if (layer == 0)
+        return (vx_link *)(void *)(view->links + (size_t)slot * view->block_bytes);
+    size_t at = (size_t)view->upper_at[slot] + layer - 1;
+    if (VX_UNLIKELY(at >= view->upper_capacity))
+        at = 0; /* a damaged mapped file: a wrong row, but one that is there */
+    return (vx_link *)(void *)(view->upper + at * view->upper_bytes);
 }
 
 #define VX_MAX_GROUP_BYTES (128 + VX_MAX_SKETCH * 4)
+#define VX_MAX_BLOCK_BYTES \
+    (VX_MAX_ROW_LINKS * sizeof(vx_link) + VX_LINE + \
+     (VX_MAX_ROW_LINKS / VX_GATE_EDGES + 1) * VX_MAX_GROUP_BYTES)
 
 /* The sketches of links 32 g .. 32 g + 31 of a layer-0 row. */
 VX_INLINE char *vx_view_group(const vx_view *view, vx_slot slot, uint32_t g)

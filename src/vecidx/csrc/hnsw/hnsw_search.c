@@ -186,7 +186,8 @@ static void offer_with_twins(struct best *best, const vx_view *view, const vx_sn
     for (vx_slot slot = vx_view_next_twin(view, node);
          slot < view->capacity && (best->n < best->k || dist < best->dists[best->k - 1]);
          slot = vx_view_next_twin(view, slot)) {
-        if (++steps % HALT_ROWS == 0 && vx_halt_asked(halt))
+        /* No chain is longer than the index; in a damaged mapped file it may be a ring. */
+        if (++steps > now->n || (steps % HALT_ROWS == 0 && vx_halt_asked(halt)))
             return;
         if (vx_view_sees(view, now, slot))
             offer(best, dist, view->labels[slot]);

@@ -27,7 +27,8 @@ static vx_status check_params(const vx_params *p, vx_error *err)
         return vx_fail(err, VX_E_ARG, "dim: expected 1 to %u, got %u", VX_MAX_DIM, p->dim);
     if (p->metric > VX_COSINE)
         return vx_fail(err, VX_E_ARG, "metric: unknown number %u", p->metric);
-    if (p->quantization > VX_QUANT_AUTO)
+    if (p->quantization != VX_QUANT_NONE && p->quantization != VX_QUANT_SQ8 &&
+        p->quantization != VX_QUANT_AUTO)
         return vx_fail(err, VX_E_ARG, "quantization: unknown number %u", p->quantization);
     if (p->M < VX_MIN_M || p->M > VX_MAX_M)
         return vx_fail(err, VX_E_ARG, "M: expected %u to %u, got %u", VX_MIN_M, VX_MAX_M, p->M);
@@ -66,6 +67,7 @@ void vx_index_free(vx_index *index)
     vx_labels_fini(&index->labels);
     vx_mutex_fini(&index->writer);
     vx_graph_fini(&index->graph);
+    vx_map_free(&index->map); /* after the planes that lie over it */
     vx_free(index);
 }
 
@@ -488,12 +490,13 @@ vx_status vx_index_add(vx_index *index, const float *rows, size_t n, const vx_la
         return vx_fail(err, VX_E_ARG, "vectors: an index holds at most %u rows, got %zu",
                        VX_MAX_ROWS, n);
 
-    if (!vx_lock_writer(index, run))
-        return vx_fail(err, VX_E_INTERRUPTED, "interrupted");
+    vx_status st = vx_index_lock_to_change(index, run, err);
+    if (st != VX_OK)
+        return st;
     add.view = atomic_load(&index->graph.view);
     add.first = atomic_load(&add.view->n_rows);
     add.n_upper = add.view->n_upper;
-    vx_status st = inspect_rows(&add, run, err);
+    st = inspect_rows(&add, run, err);
     if (st == VX_OK)
         st = choose_labels(&add, err);
     if (st == VX_OK)
@@ -527,18 +530,37 @@ vx_status vx_index_add(vx_index *index, const float *rows, size_t n, const vx_la
 
 /* ---- reading rows --------------------------------------------------------------- */
 
-/* Pin the current view and lock the label map, so that the two agree. */
-static vx_ctx *open_labels(vx_index *index, vx_view **out_view)
+/* Pin the current view, for a call that `what` names. */
+static vx_status open_view(vx_index *index, const char *what, vx_ctx **out_ctx, vx_view **out_view,
+                           vx_error *err)
+{
+    *out_ctx = vx_ctx_take(&index->graph, out_view);
+    if (*out_ctx == NULL)
+        return vx_fail_nomem(err, what);
+    if (!(*out_view)->is_closed)
+        return VX_OK;
+    vx_ctx_release(*out_ctx);
+    return vx_index_refuse_closed(err);
+}
+
+/* The same, with the label map there and locked, so that the two agree. */
+static vx_status open_labels(vx_index *index, const char *what, vx_ctx **out_ctx,
+                             vx_view **out_view, vx_error *err)
 {
     for (;;) {
-        vx_ctx *ctx = vx_ctx_take(&index->graph, out_view);
-        if (ctx == NULL)
-            return NULL;
+        vx_status st = open_view(index, what, out_ctx, out_view, err);
+        if (st != VX_OK)
+            return st;
+        st = vx_labels_settle(&index->labels, *out_view, NULL, err);
+        if (st != VX_OK) {
+            vx_ctx_release(*out_ctx);
+            return st;
+        }
         vx_rwlock_rdlock(&index->labels.lock);
         if (atomic_load(&index->graph.view) == *out_view)
-            return ctx;
+            return VX_OK;
         vx_rwlock_rdunlock(&index->labels.lock);
-        vx_ctx_release(ctx);
+        vx_ctx_release(*out_ctx);
     }
 }
 
@@ -546,13 +568,14 @@ vx_status vx_index_get(vx_index *index, const vx_label *labels, size_t n, float 
                        vx_error *err)
 {
     vx_view *view = NULL;
-    vx_ctx *ctx = open_labels(index, &view);
-    if (ctx == NULL)
-        return vx_fail_nomem(err, "reading rows");
+    vx_ctx *ctx = NULL;
+    vx_status st = open_labels(index, "reading rows", &ctx, &view, err);
+    if (st != VX_OK)
+        return st;
     /* Slots under the lock, rows after it: the pinned view keeps them. */
     const size_t dim = index->graph.params.dim;
     vx_slot *slots = vx_alloc(n, sizeof *slots);
-    vx_status st = slots != NULL ? vx_ok(err) : vx_fail_nomem(err, "reading rows");
+    st = slots != NULL ? vx_ok(err) : vx_fail_nomem(err, "reading rows");
     for (size_t i = 0; i < n && st == VX_OK; i++) {
         slots[i] = vx_labels_find(&index->labels, view, labels[i]);
         if (slots[i] == VX_NO_SLOT)
@@ -574,9 +597,10 @@ vx_status vx_index_contains(vx_index *index, const vx_label *labels, size_t n, u
                             vx_error *err)
 {
     vx_view *view = NULL;
-    vx_ctx *ctx = open_labels(index, &view);
-    if (ctx == NULL)
-        return vx_fail_nomem(err, "looking up ids");
+    vx_ctx *ctx = NULL;
+    const vx_status st = open_labels(index, "looking up ids", &ctx, &view, err);
+    if (st != VX_OK)
+        return st;
     for (size_t i = 0; i < n; i++)
         out_found[i] = vx_labels_find(&index->labels, view, labels[i]) != VX_NO_SLOT;
     vx_rwlock_rdunlock(&index->labels.lock);
@@ -590,9 +614,10 @@ vx_status vx_index_labels(vx_index *index, vx_label *out, uint64_t cap, uint64_t
                           vx_error *err)
 {
     vx_view *view = NULL;
-    vx_ctx *ctx = vx_ctx_take(&index->graph, &view);
-    if (ctx == NULL)
-        return vx_fail_nomem(err, "reading ids");
+    vx_ctx *ctx = NULL;
+    const vx_status st = open_view(index, "reading ids", &ctx, &view, err);
+    if (st != VX_OK)
+        return st;
     const vx_snapshot now = vx_view_snapshot(view);
     uint64_t n = 0;
     for (vx_slot slot = 0; slot < now.n && n < cap; slot++)
@@ -608,9 +633,10 @@ vx_status vx_index_labels(vx_index *index, vx_label *out, uint64_t cap, uint64_t
 vx_status vx_index_stats(vx_index *index, vx_stats *out, vx_error *err)
 {
     vx_view *view = NULL;
-    vx_ctx *ctx = vx_ctx_take(&index->graph, &view);
-    if (ctx == NULL)
-        return vx_fail_nomem(err, "statistics");
+    vx_ctx *ctx = NULL;
+    const vx_status st = open_view(index, "statistics", &ctx, &view, err);
+    if (st != VX_OK)
+        return st;
     const vx_snapshot now = vx_view_snapshot(view);
     *out = (vx_stats){0};
     out->n_deleted = atomic_load(&index->graph.graves.n_linked);
@@ -618,7 +644,9 @@ vx_status vx_index_stats(vx_index *index, vx_stats *out, vx_error *err)
         if (!vx_view_sees(view, &now, slot))
             continue;
         out->n_live++;
-        const unsigned level = view->levels[slot];
+        /* A damaged mapped file may hold anything. */
+        const unsigned level =
+            view->levels[slot] < VX_MAX_LEVELS ? view->levels[slot] : VX_MAX_LEVELS - 1;
         out->rows_at_level[level]++;
         if (level + 1 > out->n_levels)
             out->n_levels = level + 1;
@@ -636,27 +664,46 @@ vx_status vx_index_stats(vx_index *index, vx_stats *out, vx_error *err)
     return vx_ok(err);
 }
 
+static uint64_t *part_of(vx_memory *memory, int plane)
+{
+    switch (plane) {
+    case VX_PLANE_VECTORS: return &memory->vectors;
+    case VX_PLANE_LINKS: return &memory->links;
+    case VX_PLANE_UPPER: return &memory->upper_links;
+    case VX_PLANE_LABELS: return &memory->labels;
+    default: return &memory->other;
+    }
+}
+
+/* What a plane takes.  Untouched, births, deaths and twins are zero pages that take
+ * no memory; a mapped plane is the file's. */
+static uint64_t plane_bytes(const vx_view *view, const vx_snapshot *now, int plane)
+{
+    uint64_t rows = now->n;
+    if (view->planes[plane].reserved == 0)
+        return 0;
+    if ((plane == VX_PLANE_BIRTHS || plane == VX_PLANE_DEATHS) && !now->any_dead)
+        return 0;
+    if (plane == VX_PLANE_TWINS && !atomic_load(&view->any_twins))
+        return 0;
+    if (plane == VX_PLANE_UPPER)
+        rows = now->n == 0 ? 0 : view->upper_at[now->n - 1] + (uint64_t)view->levels[now->n - 1];
+    return rows * vx_view_row_bytes(view, plane);
+}
+
 vx_status vx_index_memory(vx_index *index, vx_memory *out, vx_error *err)
 {
     vx_view *view = NULL;
-    vx_ctx *ctx = vx_ctx_take(&index->graph, &view);
-    if (ctx == NULL)
-        return vx_fail_nomem(err, "measuring memory");
+    vx_ctx *ctx = NULL;
+    const vx_status st = open_view(index, "measuring memory", &ctx, &view, err);
+    if (st != VX_OK)
+        return st;
     const vx_snapshot now = vx_view_snapshot(view);
-    const uint64_t n = now.n;
-    *out = (vx_memory){0};
-    out->vectors = n * view->row_floats * sizeof(float);
-    out->links = n * view->block_bytes;
-    for (vx_slot slot = 0; slot < now.n; slot++)
-        out->upper_links += view->levels[slot] * view->upper_bytes;
-    out->labels = n * sizeof(vx_label);
+    *out = (vx_memory){.mapped = index->map.length};
     out->label_map = atomic_load(&index->labels.bytes);
     out->other = sizeof *index + sizeof *view;
-    out->other += n * (sizeof *view->levels + sizeof *view->upper_at);
-    out->other += view->norms != NULL ? n * sizeof *view->norms : 0;
-    out->other += atomic_load(&view->any_twins) ? n * sizeof *view->twins : 0;
-    /* Untouched, births, deaths and twins are zero pages that take no memory. */
-    out->other += now.any_dead ? n * 2 * sizeof(uint64_t) : 0;
+    for (int i = 0; i < VX_N_PLANES; i++)
+        *part_of(out, i) += plane_bytes(view, &now, i);
     out->scratch = vx_ctx_bytes(&index->graph);
     out->total = out->vectors + out->links + out->upper_links + out->labels + out->label_map +
                  out->other + out->scratch;
@@ -711,9 +758,13 @@ static vx_status check_vectors(const vx_index *index, const vx_view *view, vx_er
 
 vx_status vx_index_check(vx_index *index, vx_check *out, vx_error *err)
 {
-    vx_mutex_lock(&index->writer);
-    const vx_view *view = atomic_load(&index->graph.view);
-    vx_status st = vx_graph_check(&index->graph, &out->n_unreachable, err);
+    vx_status st = vx_index_lock_writer(index, NULL, err);
+    if (st != VX_OK)
+        return st;
+    vx_view *view = atomic_load(&index->graph.view);
+    st = vx_graph_check(&index->graph, &out->n_unreachable, err);
+    if (st == VX_OK)
+        st = vx_labels_settle(&index->labels, view, NULL, err);
     if (st == VX_OK)
         st = check_labels(index, view, err);
     if (st == VX_OK)

@@ -5,6 +5,7 @@
 #include "../base/vx_sync.h"
 #include "../hnsw/hnsw_algo.h"
 #include "../hnsw/hnsw_delete.h"
+#include "../store/store_file.h"
 #include "index_labels.h"
 
 struct vx_index {
@@ -14,7 +15,21 @@ struct vx_index {
     uint64_t next_label;      /* under `writer`: 1 + the highest label ever     */
     _Atomic uint64_t n_live;  /* rows a search may return                       */
     _Atomic uint64_t n_dead;  /* slots that hold no such row                */
+
+    /* Of an index that lies over a file; fixed until it is closed. */
+    bool is_read_only;
+    vx_map map;
+    uint32_t mapped_crcs[VX_N_PLANES]; /* what mapped planes should sum to      */
 };
+
+/* Wait for other writers, ticking.  VX_E_INTERRUPTED; VX_E_STATE: closed. */
+vx_status vx_index_lock_writer(vx_index *index, const vx_run *run, vx_error *err);
+
+/* The same, to change the index.  VX_E_ARG: it is read-only. */
+vx_status vx_index_lock_to_change(vx_index *index, const vx_run *run, vx_error *err);
+
+/* VX_E_STATE: the index is closed. */
+vx_status vx_index_refuse_closed(vx_error *err);
 
 /* *least = min(*least, value). */
 VX_INLINE void vx_lower(_Atomic size_t *least, size_t value)
@@ -46,8 +61,6 @@ vx_status vx_refuse_label(vx_error *err, vx_status status, size_t row, vx_label 
 /* Lead links around the rows that died in this call (vx_graph_mend). */
 vx_status vx_index_mend(vx_index *index, bool all, const vx_run *run, vx_error *err);
 
-/* Wait for other writers, ticking; false if a tick says stop. */
-bool vx_lock_writer(vx_index *index, const vx_run *run);
 
 /* Copy a row into padded storage, normalised under cosine. */
 void vx_row_store_vector(float *to, size_t row_floats, const float *from, size_t dim,

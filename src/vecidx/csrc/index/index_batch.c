@@ -19,7 +19,7 @@ struct search {
     float *out_dists;
     const vx_run *run;
     _Atomic size_t bad_row; /* the first query refused                          */
-    _Atomic bool no_memory, stopped;
+    _Atomic bool no_memory, stopped, closed;
     uint64_t last_tick;     /* the calling thread's                             */
 };
 
@@ -56,7 +56,10 @@ static bool is_stopped(void *arg)
             s->last_tick = vx_now_ns();
         }
     }
-    return atomic_load_explicit(&s->stopped, memory_order_relaxed);
+    if (vx_index_is_closed(s->index))
+        atomic_store(&s->closed, true);
+    return atomic_load_explicit(&s->stopped, memory_order_relaxed) ||
+           atomic_load_explicit(&s->closed, memory_order_relaxed);
 }
 
 /* Two contexts if two queries are there to take turns, on one view. */
@@ -99,9 +102,16 @@ static void walk_piece(void *arg, size_t begin, size_t end, unsigned who)
     unsigned n_ctxs = take_contexts(s, end - begin, ctxs, &view);
     if (n_ctxs == 0)
         atomic_store(&s->no_memory, true);
-    for (size_t i = begin; i < end && n_ctxs > 0;) {
-        if (i > begin) /* a writer may be waiting for us */
+    if (n_ctxs > 0 && view->is_closed)
+        atomic_store(&s->closed, true);
+    for (size_t i = begin; i < end && n_ctxs > 0 && !view->is_closed;) {
+        if (i > begin) { /* a writer may be waiting for us */
             n_ctxs = renew_contexts(s, ctxs, n_ctxs, &view);
+            if (view->is_closed) {
+                atomic_store(&s->closed, true);
+                break;
+            }
+        }
         const unsigned n = end - i < n_ctxs ? (unsigned)(end - i) : n_ctxs;
         const vx_snapshot now = vx_view_snapshot(view);
         /* Rows that a walk may come upon, free slots among them, and not return. */
@@ -133,6 +143,11 @@ static void scan_piece(void *arg, size_t begin, size_t end, unsigned who)
     const vx_halt halt = {is_stopped, &asker};
     vx_view *view = NULL;
     vx_ctx *ctx = vx_ctx_take(&s->index->graph, &view);
+    if (ctx != NULL && view->is_closed) {
+        atomic_store(&s->closed, true);
+        vx_ctx_release(ctx);
+        return;
+    }
     float *queries =
         ctx != NULL ? vx_alloc((end - begin) * view->row_floats, sizeof *queries) : NULL;
     if (queries == NULL) {
@@ -178,6 +193,8 @@ vx_status vx_index_search(vx_index *index, const float *queries, size_t n,
     }
     if (st == VX_E_INTERRUPTED || atomic_load(&s.stopped))
         return vx_fail(err, VX_E_INTERRUPTED, "interrupted");
+    if (atomic_load(&s.closed))
+        return vx_index_refuse_closed(err);
     const size_t bad = atomic_load(&s.bad_row);
     if (bad != SIZE_MAX) {
         const vx_params *p = &index->graph.params;

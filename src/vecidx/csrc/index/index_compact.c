@@ -34,9 +34,10 @@ static vx_status compact_view(vx_index *index, const vx_run *run, vx_error *err)
 
 vx_status vx_index_compact(vx_index *index, const vx_run *run, vx_error *err)
 {
-    if (!vx_lock_writer(index, run))
-        return vx_fail(err, VX_E_INTERRUPTED, "interrupted");
-    vx_status st = vx_index_mend(index, true, run, err);
+    vx_status st = vx_index_lock_to_change(index, run, err);
+    if (st != VX_OK)
+        return st;
+    st = vx_index_mend(index, true, run, err);
     if (st == VX_OK && atomic_load(&index->graph.graves.n_linked) > 0)
         st = vx_fail_nomem(err, "compacting");
     if (st == VX_OK && atomic_load(&index->n_dead) > 0)
@@ -47,9 +48,10 @@ vx_status vx_index_compact(vx_index *index, const vx_run *run, vx_error *err)
 
 vx_status vx_index_repair(vx_index *index, const vx_run *run, vx_error *err)
 {
-    if (!vx_lock_writer(index, run))
-        return vx_fail(err, VX_E_INTERRUPTED, "interrupted");
-    vx_status st = vx_index_mend(index, true, run, err);
+    vx_status st = vx_index_lock_to_change(index, run, err);
+    if (st != VX_OK)
+        return st;
+    st = vx_index_mend(index, true, run, err);
     if (st == VX_OK)
         st = vx_graph_prove(&index->graph, run, err);
     vx_mutex_unlock(&index->writer);

@@ -7,18 +7,30 @@
 #include "../base/vx_status.h"
 #include "index.h"
 
-bool vx_lock_writer(vx_index *index, const vx_run *run)
+vx_status vx_index_lock_writer(vx_index *index, const vx_run *run, vx_error *err)
 {
-    if (run == NULL || run->tick == NULL) {
-        vx_mutex_lock(&index->writer);
-        return true;
-    }
-    for (unsigned waited_ms = 0; !vx_mutex_trylock(&index->writer); waited_ms++) {
+    const bool ticks = run != NULL && run->tick != NULL;
+    for (unsigned waited_ms = 0; ticks && !vx_mutex_trylock(&index->writer); waited_ms++) {
         if (waited_ms % 20 == 19 && run->tick(run->tick_arg, 0, 0) != 0)
-            return false;
+            return vx_fail(err, VX_E_INTERRUPTED, "interrupted");
         vx_sleep_ms(1);
     }
-    return true;
+    if (!ticks)
+        vx_mutex_lock(&index->writer);
+    if (!vx_index_is_closed(index))
+        return VX_OK;
+    vx_mutex_unlock(&index->writer);
+    return vx_index_refuse_closed(err);
+}
+
+vx_status vx_index_lock_to_change(vx_index *index, const vx_run *run, vx_error *err)
+{
+    const vx_status st = vx_index_lock_writer(index, run, err);
+    if (st != VX_OK || !index->is_read_only)
+        return st;
+    vx_mutex_unlock(&index->writer);
+    return vx_fail(err, VX_E_ARG, "the index is mapped from a file, read-only; load it without "
+                                  "mmap to change it");
 }
 
 static vx_status find_missing(const vx_index *index, const vx_view *view, const vx_label *labels,
@@ -74,10 +86,10 @@ vx_status vx_index_delete(vx_index *index, const vx_label *labels, size_t n,
 {
     uint64_t n_killed = 0;
     *out_deleted = 0;
-    if (!vx_lock_writer(index, run))
-        return vx_fail(err, VX_E_INTERRUPTED, "interrupted");
+    vx_status st = vx_index_lock_to_change(index, run, err);
+    if (st != VX_OK)
+        return st;
     vx_view *view = atomic_load(&index->graph.view);
-    vx_status st = VX_OK;
     if (on_missing == VX_MISSING_ERROR)
         st = find_missing(index, view, labels, n, err);
     if (st == VX_OK)

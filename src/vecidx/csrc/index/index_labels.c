@@ -35,6 +35,69 @@ vx_slot vx_labels_find(const vx_labels *map, const vx_view *view, vx_label label
     return label >= 0 && label < (vx_label)map->n_published ? (vx_slot)label : VX_NO_SLOT;
 }
 
+/* An empty table with room for n labels, and a half more so that small adds seldom
+ * rehash; NULL: no memory. */
+static vx_slot *new_table(uint64_t n, uint64_t spare, uint64_t *out_places)
+{
+    uint64_t places = 64;
+    while (places < 2 * n + spare)
+        places *= 2;
+    vx_slot *table = vx_alloc(places, sizeof *table);
+    for (uint64_t i = 0; table != NULL && i < places; i++)
+        table[i] = VX_NO_SLOT;
+    *out_places = places;
+    return table;
+}
+
+/* Under the exclusive lock. */
+static vx_status build(vx_labels *map, vx_view *view, vx_label *out_twice, vx_error *err)
+{
+    const vx_snapshot now = vx_view_snapshot(view);
+    uint64_t places, n_used = 0;
+    vx_slot *table = new_table(now.n, now.n / 2, &places);
+    if (table == NULL)
+        return vx_fail_nomem(err, "the label map");
+    for (vx_slot slot = 0; slot < now.n; slot++) {
+        if (!vx_view_sees(view, &now, slot))
+            continue;
+        vx_slot *at = &table[place_of(table, places - 1, view, view->labels[slot])];
+        if (*at == VX_NO_SLOT)
+            n_used++;
+        else if (out_twice != NULL)
+            *out_twice = view->labels[slot];
+        *at = slot;
+    }
+    map->table = table;
+    map->mask = places - 1;
+    map->n_used = n_used;
+    atomic_store(&map->bytes, places * sizeof *table);
+    return VX_OK;
+}
+
+vx_status vx_labels_settle(vx_labels *map, vx_view *view, vx_label *out_twice, vx_error *err)
+{
+    vx_status st = VX_OK;
+    if (!atomic_load(&map->is_pending))
+        return VX_OK;
+    vx_rwlock_wrlock(&map->lock);
+    if (atomic_load(&map->is_pending))
+        st = build(map, view, out_twice, err);
+    if (st == VX_OK)
+        atomic_store(&map->is_pending, false);
+    vx_rwlock_wrunlock(&map->lock);
+    return st;
+}
+
+void vx_labels_clear(vx_labels *map)
+{
+    vx_rwlock_wrlock(&map->lock);
+    vx_free(map->table);
+    map->table = NULL;
+    map->n_published = 0;
+    atomic_store(&map->bytes, 0);
+    vx_rwlock_wrunlock(&map->lock);
+}
+
 vx_status vx_labels_reserve(vx_labels *map, const vx_view *view, uint64_t n_more,
                             bool needs_table, vx_error *err)
 {
@@ -45,15 +108,10 @@ vx_status vx_labels_reserve(vx_labels *map, const vx_view *view, uint64_t n_more
     if (map->table != NULL && n_wanted <= map->mask)
         return VX_OK;
 
-    /* The next power of two, and a half more so that small adds seldom rehash. */
-    uint64_t places = 64;
-    while (places < n_wanted + n_used / 2)
-        places *= 2;
-    vx_slot *table = vx_alloc(places, sizeof *table);
+    uint64_t places;
+    vx_slot *table = new_table(n_used + n_more, n_used / 2, &places);
     if (table == NULL)
         return vx_fail_nomem(err, "the label map");
-    for (uint64_t i = 0; i < places; i++)
-        table[i] = VX_NO_SLOT;
     if (map->table == NULL)
         for (vx_slot slot = 0; slot < map->n_published; slot++)
             table[place_of(table, places - 1, view, slot)] = slot;

@@ -18,10 +18,25 @@ typedef struct vx_labels {
     uint64_t mask;          /* places - 1                                       */
     uint64_t n_used;
     uint32_t n_published;   /* without a table: labels 0 .. n_published-1 exist */
+    _Atomic bool is_pending; /* the table of a loaded index is still to be built */
 } vx_labels;
 
 void vx_labels_init(vx_labels *map);
 void vx_labels_fini(vx_labels *map);
+
+/* Build the table that is pending, from the labels of live rows; without one, do
+ * nothing.  Anyone, holding no lock, `view` pinned.  *out_twice, if not NULL, is a
+ * label that two live rows have, or as it was. */
+vx_status vx_labels_settle(vx_labels *map, vx_view *view, vx_label *out_twice, vx_error *err);
+
+/* Forget every label.  Writer only, when no reader looks any more. */
+void vx_labels_clear(vx_labels *map);
+
+/* Is every label the number of its slot? */
+VX_INLINE bool vx_labels_are_slots(const vx_labels *map)
+{
+    return map->table == NULL && !atomic_load(&map->is_pending);
+}
 
 /* The slot of a label, or VX_NO_SLOT.  For the writer; and for a reader that has
  * taken `lock` shared and then seen that `view` is the graph's current one, so

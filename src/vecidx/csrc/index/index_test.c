@@ -69,7 +69,9 @@ vx_status vx_test_many(const char *level, vx_metric metric, const float *a, cons
 
 size_t vx_test_links(vx_index *index, vx_label label, vx_label *out, size_t cap, size_t *out_chosen)
 {
-    const vx_view *view = atomic_load(&index->graph.view);
+    vx_view *view = atomic_load(&index->graph.view);
+    if (vx_labels_settle(&index->labels, view, NULL, NULL) != VX_OK)
+        return 0;
     const vx_slot slot = vx_labels_find(&index->labels, view, label);
     size_t n = 0;
     *out_chosen = 0;

@@ -414,3 +414,112 @@ size_t vx_codec_bytes(const vx_codec *codec)
                          : sizeof *codec + codec->code_dim * sizeof *codec->low +
                                codec->n_coords * (codec->row_bytes + 2 * sizeof *codec->center);
 }
+
+/* ---- files --------------------------------------------------------------------- */
+
+/* Sixteen words of 32 bits: the first six are unsigned, then floats. */
+enum { STORED_WORDS = 16 };
+
+size_t vx_codec_stored_bytes(const vx_codec *codec)
+{
+    return STORED_WORDS * 4 + codec->code_dim * sizeof *codec->low +
+           codec->n_coords * (codec->row_bytes + sizeof *codec->center + sizeof *codec->signs);
+}
+
+static char *put(char *at, const void *from, size_t bytes)
+{
+    if (bytes > 0)
+        memcpy(at, from, bytes);
+    return at + bytes;
+}
+
+void vx_codec_store(const vx_codec *codec, void *out)
+{
+    const uint32_t numbers[6] = {codec->dim,      codec->code_dim,  codec->n_coords,
+                                 codec->n_sketch, codec->has_ranks, codec->is_lossless};
+    const float values[STORED_WORDS - 6] = {codec->step, codec->inv_step,        codec->radius,
+                                            codec->unit, codec->coords_per_code, codec->edge_unit};
+    char *at = put(put(out, numbers, sizeof numbers), values, sizeof values);
+    at = put(at, codec->low, codec->code_dim * sizeof *codec->low);
+    at = put(at, codec->center, codec->n_coords * sizeof *codec->center);
+    at = put(at, codec->signs, codec->n_coords * sizeof *codec->signs);
+    put(at, codec->directions, codec->n_coords * codec->row_bytes);
+}
+
+static const char *get(const char *at, void *to, size_t bytes)
+{
+    if (bytes > 0)
+        memcpy(to, at, bytes);
+    return at + bytes;
+}
+
+static bool are_finite(const float *values, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!isfinite(values[i]))
+            return false;
+    return true;
+}
+
+/* Numbers that some codec of these rows has. */
+static bool is_possible(const vx_codec *codec, uint32_t dim, bool is_ip)
+{
+    const bool ranks = codec->n_coords == VX_RANK_COORDS && codec->n_sketch == VX_MAX_SKETCH;
+    const bool plain = codec->n_coords == codec->n_sketch &&
+                       (codec->n_sketch == 0 || codec->n_sketch == 64);
+    return codec->dim == dim && codec->code_dim == dim + is_ip &&
+           (codec->has_ranks ? ranks : plain) && codec->step > 0 && codec->inv_step > 0 &&
+           (codec->n_sketch == 0 || codec->edge_unit > 0);
+}
+
+static vx_status read_arrays(vx_codec *codec, const char *at, vx_error *err)
+{
+    codec->low = vx_alloc(codec->code_dim, sizeof *codec->low);
+    codec->center = vx_alloc(codec->n_coords, sizeof *codec->center);
+    codec->signs = vx_alloc(codec->n_coords, sizeof *codec->signs);
+    codec->directions = vx_alloc(codec->n_coords, codec->row_bytes);
+    if (codec->low == NULL || codec->center == NULL || codec->signs == NULL ||
+        codec->directions == NULL)
+        return vx_fail_nomem(err, "loading");
+    at = get(at, codec->low, codec->code_dim * sizeof *codec->low);
+    at = get(at, codec->center, codec->n_coords * sizeof *codec->center);
+    at = get(at, codec->signs, codec->n_coords * sizeof *codec->signs);
+    get(at, codec->directions, codec->n_coords * codec->row_bytes);
+    return are_finite(codec->low, codec->code_dim) && are_finite(codec->center, codec->n_coords) &&
+                   are_finite(codec->signs, codec->n_coords)
+               ? VX_OK
+               : vx_fail(err, VX_E_FORMAT, "section 'codec': a value is not finite");
+}
+
+vx_status vx_codec_restore(const void *stored, size_t n, uint32_t dim, bool is_ip, vx_codec **out,
+                           vx_error *err)
+{
+    uint32_t numbers[6];
+    float values[STORED_WORDS - 6];
+    if (n < STORED_WORDS * 4)
+        return vx_fail(err, VX_E_FORMAT, "section 'codec': %zu bytes are too few", n);
+    const char *at = get(get(stored, numbers, sizeof numbers), values, sizeof values);
+    vx_codec *codec = vx_zalloc(1, sizeof *codec);
+    if (codec == NULL)
+        return vx_fail_nomem(err, "loading");
+    *codec = (vx_codec){
+        .dim = numbers[0], .code_dim = numbers[1], .n_coords = numbers[2], .n_sketch = numbers[3],
+        .has_ranks = numbers[4] == 1, .is_lossless = numbers[5] == 1,
+        .row_bytes = vx_round_up(numbers[1], VX_LINE), .step = values[0], .inv_step = values[1],
+        .radius = values[2], .unit = values[3], .coords_per_code = values[4],
+        .edge_unit = values[5],
+    };
+    vx_status st = VX_OK;
+    if (!are_finite(values, STORED_WORDS - 6) || !is_possible(codec, dim, is_ip))
+        st = vx_fail(err, VX_E_FORMAT, "section 'codec': no codec of such rows has these numbers");
+    else if (n != vx_codec_stored_bytes(codec))
+        st = vx_fail(err, VX_E_FORMAT, "section 'codec': expected %zu bytes, found %zu",
+                     vx_codec_stored_bytes(codec), n);
+    else
+        st = read_arrays(codec, at, err);
+    if (st != VX_OK)
+        vx_codec_free(codec);
+    else
+        *out = codec;
+    return st;
+}

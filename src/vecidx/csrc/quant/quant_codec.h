@@ -92,4 +92,12 @@ void vx_codec_gate(const vx_codec *codec, const int16_t *coords, vx_gate *out);
 
 size_t vx_codec_bytes(const vx_codec *codec); /* memory held */
 
+/* A codec as bytes of a file (docs/FORMAT.md), and back.  VX_E_FORMAT: no codec of rows
+ * like these; VX_E_NOMEM. */
+#define VX_CODEC_MOST_BYTES ((size_t)64 << 20)
+size_t vx_codec_stored_bytes(const vx_codec *codec);
+void vx_codec_store(const vx_codec *codec, void *out);
+vx_status vx_codec_restore(const void *stored, size_t n, uint32_t dim, bool is_ip, vx_codec **out,
+                           vx_error *err);
+
 #endif

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,6 +28,13 @@
  * 2 GiB on Linux and INT_MAX on macOS, which fails beyond it; anything above a
  * few megabytes costs nothing. */
 #define IO_MAX ((size_t)64 << 20)
+
+/* Bytes.  So much is handed to the disk at once while the rest is still being
+ * copied, and so far behind we wait for it: the disk is never idle, memory does
+ * not fill with pages to be written, and the last sync is short enough that a
+ * save can be interrupted at any time. */
+#define FLUSH_STEP ((uint64_t)8 << 20)
+#define FLUSH_BEHIND ((uint64_t)64 << 20)
 
 #define MAX_LINKS 40 /* symbolic links followed, as in the Linux kernel */
 
@@ -151,10 +159,47 @@ void vx_reader_close(vx_reader *reader)
     vx_free(reader);
 }
 
+/* ---- mapping ------------------------------------------------------------ */
+
+vx_status vx_reader_map(const vx_reader *reader, vx_map *out, vx_error *err)
+{
+    *out = (vx_map){ NULL, 0 };
+    if (reader->length == 0)
+        return VX_OK;
+    void *base = MAP_FAILED;
+    if (reader->length <= SIZE_MAX / 2)
+        base = mmap(NULL, (size_t)reader->length, PROT_READ, MAP_SHARED, reader->fd, 0);
+    else
+        errno = ENOMEM;
+    if (base == MAP_FAILED)
+        return vx_fail_io(err, errno, "cannot map '%s'", reader->path);
+    *out = (vx_map){ base, (size_t)reader->length };
+    return VX_OK;
+}
+
+void vx_map_free(vx_map *map)
+{
+    if (map->base != NULL)
+        (void)munmap((void *)(uintptr_t)map->base, map->length);
+    *map = (vx_map){ NULL, 0 };
+}
+
+void vx_map_advise(const vx_map *map, size_t offset, size_t n, vx_map_wish wish)
+{
+    const size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    const size_t from = offset / page * page;
+
+    if (map->base != NULL && n > 0)
+        (void)posix_madvise((void *)(uintptr_t)(map->base + from), n + (offset - from),
+                            wish == VX_MAP_RANDOM ? POSIX_MADV_RANDOM : POSIX_MADV_WILLNEED);
+}
+
 /* ---- writing ------------------------------------------------------------ */
 
 struct vx_writer {
     int fd;       /* -1: closed                                             */
+    const vx_run *run;
+    uint64_t length, flushed, settled; /* bytes written; the disk was told of; waited for */
     int dir_fd;   /* of the target's directory, to sync it; -1: none        */
     char *path;   /* as the caller gave it, for messages                    */
     char *target; /* what the temporary replaces; NULL: written in place    */
@@ -304,13 +349,14 @@ static vx_status begin(vx_writer *w, vx_error *err)
     return create_temp(w, exists ? &old : NULL, err);
 }
 
-vx_status vx_writer_open(const char *path, vx_writer **out, vx_error *err)
+vx_status vx_writer_open(const char *path, const vx_run *run, vx_writer **out, vx_error *err)
 {
     vx_writer *w = vx_zalloc(1, sizeof *w);
     vx_status st;
 
     if (!w)
         return vx_fail_nomem(err, "file");
+    w->run = run;
     w->fd = w->dir_fd = -1;
     if (!(w->path = copy_text(path)))
         st = vx_fail_nomem(err, "file name");
@@ -323,18 +369,67 @@ vx_status vx_writer_open(const char *path, vx_writer **out, vx_error *err)
     return st;
 }
 
+/* Let the disk begin with what was written since the last time. */
+static void flush_behind(vx_writer *w)
+{
+#ifdef SYNC_FILE_RANGE_WRITE
+    if (!w->temp || w->length - w->flushed < FLUSH_STEP)
+        return;
+    (void)sync_file_range(w->fd, (off_t)w->flushed, (off_t)(w->length - w->flushed),
+                          SYNC_FILE_RANGE_WRITE);
+    w->flushed = w->length;
+    if (w->length < w->settled + FLUSH_BEHIND + FLUSH_STEP)
+        return;
+    const uint64_t n = w->length - FLUSH_BEHIND - w->settled;
+    (void)sync_file_range(w->fd, (off_t)w->settled, (off_t)n,
+                          SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE |
+                              SYNC_FILE_RANGE_WAIT_AFTER);
+    w->settled += n;
+#else
+    (void)w;
+#endif
+}
+
+static bool signal_says_stop(const vx_writer *w)
+{
+    return w->run && w->run->tick && w->run->tick(w->run->tick_arg, 0, 0) != 0;
+}
+
 vx_status vx_writer_write(vx_writer *writer, const void *data, size_t n, vx_error *err)
 {
     const char *from = data;
 
     while (n > 0) {
-        const ssize_t done = write(writer->fd, from, n < IO_MAX ? n : IO_MAX);
+        const size_t want = n < IO_MAX ? n : IO_MAX;
+        const ssize_t done = write(writer->fd, from, want);
+        /* A signal shows as EINTR, or, when a part was written before, as that. */
+        if ((done < 0 ? errno == EINTR : (size_t)done < want) && signal_says_stop(writer))
+            return vx_fail(err, VX_E_INTERRUPTED, "interrupted");
         if (done < 0 && errno == EINTR)
             continue;
         if (done <= 0) /* 0 would be a file system's bug, and an endless loop */
             return vx_fail_io(err, done < 0 ? errno : EIO, "cannot write '%s'", writer->path);
         from += done;
         n -= (size_t)done;
+        writer->length += (uint64_t)done;
+        flush_behind(writer);
+    }
+    return VX_OK;
+}
+
+bool vx_writer_can_patch(const vx_writer *writer) { return writer->temp != NULL; }
+
+vx_status vx_writer_patch(vx_writer *writer, const void *data, size_t n, vx_error *err)
+{
+    const char *from = data;
+
+    for (size_t at = 0; at < n;) {
+        const ssize_t done = pwrite(writer->fd, from + at, n - at, (off_t)at);
+        if (done < 0 && errno == EINTR)
+            continue;
+        if (done <= 0)
+            return vx_fail_io(err, done < 0 ? errno : EIO, "cannot write '%s'", writer->path);
+        at += (size_t)done;
     }
     return VX_OK;
 }

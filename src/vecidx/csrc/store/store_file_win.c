@@ -172,6 +172,40 @@ void vx_reader_close(vx_reader *reader)
     vx_free(reader);
 }
 
+/* ---- mapping ------------------------------------------------------------ */
+
+vx_status vx_reader_map(const vx_reader *reader, vx_map *out, vx_error *err)
+{
+    *out = (vx_map){ NULL, 0 };
+    if (reader->length == 0)
+        return VX_OK;
+    if (reader->length > SIZE_MAX / 2)
+        return vx_fail_io(err, ENOMEM, "cannot map '%s'", reader->path);
+    HANDLE section = CreateFileMappingW(reader->handle, NULL, PAGE_READONLY, 0, 0, NULL);
+    /* The view keeps the section and the file; the handles need not stay. */
+    const void *base = section ? MapViewOfFile(section, FILE_MAP_READ, 0, 0, 0) : NULL;
+    const DWORD code = base ? NO_ERROR : GetLastError();
+    if (section)
+        (void)CloseHandle(section);
+    if (!base)
+        return vx_fail_io(err, errno_of(code), "cannot map '%s'", reader->path);
+    *out = (vx_map){ base, (size_t)reader->length };
+    return VX_OK;
+}
+
+void vx_map_free(vx_map *map)
+{
+    if (map->base)
+        (void)UnmapViewOfFile(map->base);
+    *map = (vx_map){ NULL, 0 };
+}
+
+/* Windows reads ahead by what it sees. */
+void vx_map_advise(const vx_map *map, size_t offset, size_t n, vx_map_wish wish)
+{
+    (void)map, (void)offset, (void)n, (void)wish;
+}
+
 /* ---- writing ------------------------------------------------------------ */
 
 struct vx_writer {
@@ -267,11 +301,13 @@ static vx_status begin(vx_writer *w, vx_error *err)
     return w->target ? create_temp(w, err) : vx_fail_nomem(err, "file name");
 }
 
-vx_status vx_writer_open(const char *path, vx_writer **out, vx_error *err)
+/* No signal interrupts a write here: the tick of `run` is never due. */
+vx_status vx_writer_open(const char *path, const vx_run *run, vx_writer **out, vx_error *err)
 {
     vx_writer *w = vx_zalloc(1, sizeof *w);
     vx_status st;
 
+    (void)run;
     if (!w)
         return vx_fail_nomem(err, "file");
     w->handle = INVALID_HANDLE_VALUE;
@@ -300,6 +336,17 @@ vx_status vx_writer_write(vx_writer *writer, const void *data, size_t n, vx_erro
         n -= done;
     }
     return VX_OK;
+}
+
+bool vx_writer_can_patch(const vx_writer *writer) { return writer->temp != NULL; }
+
+vx_status vx_writer_patch(vx_writer *writer, const void *data, size_t n, vx_error *err)
+{
+    LARGE_INTEGER start = { 0 };
+
+    if (!SetFilePointerEx(writer->handle, start, NULL, FILE_BEGIN))
+        return fail_write(writer, GetLastError(), err);
+    return vx_writer_write(writer, data, n, err);
 }
 
 vx_status vx_writer_commit(vx_writer *writer, vx_error *err)
