@@ -204,3 +204,14 @@ def test_saving_while_others_search(saved, tmp_path):
     thread.join()
     assert not failures
     assert len({(tmp_path / str(i)).read_bytes() for i in range(10)}) == 1
+
+
+def test_a_large_quantised_index_comes_back(tmp_path, rng):
+    """Beyond 65,536 rows planes are laid out anew, which once read a plane of no rows."""
+    index = vecidx.Index(2, M=2, ef_construction=10, quantization="auto")
+    index.add(rng.standard_normal((66_000, 2), dtype=np.float32))
+    index.save(tmp_path / "large")
+    queries = rng.standard_normal((5, 2))
+    back = vecidx.load(tmp_path / "large")
+    for got, want in zip(back.search(queries), index.search(queries), strict=True):
+        np.testing.assert_array_equal(got, want)

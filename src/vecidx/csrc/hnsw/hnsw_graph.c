@@ -39,7 +39,7 @@ size_t vx_view_row_bytes(const vx_view *view, int plane)
 static bool plane_bytes(const vx_view *view, int plane, size_t rows, size_t upper, size_t *out)
 {
     if (plane == VX_PLANE_STALE) {
-        *out = view->n_groups > 0 ? (rows / 64 + 1) * sizeof(uint64_t) : 0;
+        *out = view->n_groups > 0 ? (rows + 63) / 64 * sizeof(uint64_t) : 0;
         return true;
     }
     return vx_mul_fits(plane == VX_PLANE_UPPER ? upper : rows, vx_view_row_bytes(view, plane), out);

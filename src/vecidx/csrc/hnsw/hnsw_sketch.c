@@ -165,7 +165,7 @@ static void coords_piece(void *arg, size_t begin, size_t end, unsigned who)
 static vx_status keep_coords(struct sketcher *s, const vx_run *run)
 {
     uint64_t n_stale = 0;
-    for (size_t w = 0; w <= s->n / 64; w++) {
+    for (size_t w = 0; w < ((size_t)s->n + 63) / 64; w++) {
         uint64_t word = atomic_load_explicit(&s->view->stale[w], memory_order_relaxed);
         for (; word != 0; word &= word - 1)
             n_stale++;
@@ -183,7 +183,7 @@ vx_status vx_sketch_stale(vx_view *view, uint32_t n, const vx_run *run)
         return VX_OK;
     vx_status st = keep_coords(&s, run);
     if (st == VX_OK)
-        st = vx_pool_run(n / 64 + 1, 16, run, 0, 0, stale_piece, &s);
+        st = vx_pool_run(((size_t)n + 63) / 64, 16, run, 0, 0, stale_piece, &s);
     vx_free(s.coords);
     return st;
 }
