@@ -25,12 +25,12 @@ vx_effort vx_graph_effort(const vx_view *view, const vx_snapshot *now, size_t k,
 /* Measure view->local_dim, which vx_graph_effort needs.  Writer only; false: no memory. */
 bool vx_graph_calibrate(vx_graph *graph, vx_view *view, vx_ctx *ctx);
 
-/* For each of n contexts (1 or 2, whose walks take turns), the k rows nearest to its
+/* For each of n contexts (at most VX_TURNS, whose walks take turns), the k rows nearest to its
  * query that the snapshot sees, into out_labels and out_dists (n x k), nearest first,
  * ties by label; padded where the snapshot holds fewer.  The caller has made room with
  * vx_ctx_fit() for now->n rows and effort->pool. */
 void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
-                     vx_ctx *const ctxs[2], unsigned n, const vx_effort *effort,
+                     vx_ctx *const *ctxs, unsigned n, const vx_effort *effort,
                      const vx_halt *halt, vx_label *out_labels, float *out_dists);
 
 /* Queries that share one pass over the rows in vx_graph_scan, at most. */

@@ -4,8 +4,8 @@
  * A hop has two halves.  The first takes the nearest candidate, scans the sketches of
  * its 32 links in registers and asks for the rows of those that pass (a quarter of
  * them, as a rule).  The second computes their distances, enters them, and asks for
- * the block of the next candidate.  Between the halves memory is at work, and a second
- * query can be. */
+ * the block of the next candidate.  Between the halves memory is at work, and other
+ * queries can be: a hop waits for memory twice, some 200 ns each time. */
 
 /* An estimate is let through when it is no further above the bound than this many
  * times |B| |q - u|, which its error is in proportion to. */
@@ -153,10 +153,44 @@ VX_INLINE void gated_close(gated_state *s, const int kind)
         fetch_block(s->view, vx_key_slot(pool[s->cursor]));
 }
 
+/* All descents, a step of each in turn. */
+VX_INLINE void descend_in_turns(const vx_space *space, const vx_view *view, vx_gated *walks,
+                                const unsigned n_walks, const int kind)
+{
+    descent descents[VX_TURNS];
+    for (unsigned w = 0; w < n_walks; w++) {
+        descents[w].best = (vx_slot)walks[w].entry;
+        descents[w].layer = (unsigned)(walks[w].entry >> 32);
+        descents[w].bottom = 1;
+        descents[w].dist = distance_1(walks[w].query, vx_space_row(space, descents[w].best),
+                                      space->row_bytes, kind);
+    }
+    for (bool any = true; any;) {
+        any = false;
+        for (unsigned w = 0; w < n_walks; w++)
+            if (descent_goes_on(&descents[w])) {
+                descent_gather(&descents[w], view, walks[w].n);
+                for (size_t i = 0; i < descents[w].n_fresh; i++)
+                    fetch_row(vx_space_row(space, descents[w].fresh[i]), space->row_bytes);
+            }
+        for (unsigned w = 0; w < n_walks; w++)
+            if (descent_goes_on(&descents[w])) {
+                descent_compare(&descents[w], space, walks[w].query, kind);
+                fetch_links(view, descents[w].best, descents[w].layer);
+                any = any || descent_goes_on(&descents[w]);
+            }
+    }
+    for (unsigned w = 0; w < n_walks; w++) {
+        walks[w].ctx->pool[0] = vx_key_of(descents[w].dist, descents[w].best);
+        walks[w].ctx->n_pool = 1;
+    }
+}
+
 VX_INLINE void gated_body(const vx_space *space, const vx_view *view, vx_gated *walks,
                           const unsigned n_walks, const int kind)
 {
-    gated_state states[2] = {{0}};
+    gated_state states[VX_TURNS];
+    descend_in_turns(space, view, walks, n_walks, kind);
     for (unsigned w = 0; w < n_walks; w++)
         gated_start(&states[w], space, view, &walks[w], kind);
     for (bool any = true; any;) {
@@ -177,14 +211,8 @@ VX_INLINE void gated_body(const vx_space *space, const vx_view *view, vx_gated *
 static void VX_NAMED(gated)(const vx_space *space, const vx_view *view, vx_gated *walks,
                             unsigned n_walks)
 {
-    if (view->codec->has_ranks) {
-        if (n_walks == 1)
-            gated_body(space, view, walks, 1, VX_KIND_U4_L2SQ);
-        else
-            gated_body(space, view, walks, 2, VX_KIND_U4_L2SQ);
-    } else if (n_walks == 1) {
-        gated_body(space, view, walks, 1, VX_KIND_U8_L2SQ);
-    } else {
-        gated_body(space, view, walks, 2, VX_KIND_U8_L2SQ);
-    }
+    if (view->codec->has_ranks)
+        gated_body(space, view, walks, n_walks, VX_KIND_U4_L2SQ);
+    else
+        gated_body(space, view, walks, n_walks, VX_KIND_U8_L2SQ);
 }

@@ -53,11 +53,12 @@ struct vx_metric_ops {
                  unsigned layer, size_t ef, size_t window, uint32_t degree, vx_ctx *ctx);
 };
 
-/* One query of a gated walk: its context, with the entries in ctx->pool and the gate
- * prepared, and its side of the rows that the walk measures. */
+/* One query of a gated walk: its context, with the gate prepared, and its side of the
+ * rows that the walk measures. */
 typedef struct vx_gated {
     vx_ctx *ctx;
     const void *query;
+    uint64_t entry; /* where it begins, as vx_snapshot has it                   */
     uint32_t n;    /* rows at or above it do not exist                          */
     size_t ef;     /* room in the pool                                          */
     size_t kth;    /* the bound hangs on the distance of the kth nearest so far */
@@ -79,9 +80,8 @@ typedef struct vx_ops {
     vx_coords_fn coords;
     void (*edge)(const int16_t *p, const int16_t *r, const vx_codec *codec, vx_edge_sums *out);
 
-    /* Layer 0 as vx_metric_ops.walk does, but reading sketches first (hnsw_sketch.h);
-     * one query, or two taking turns, so that one computes while the other's rows
-     * are on their way. */
+    /* Descent, and layer 0 as vx_metric_ops.walk does, but reading sketches first
+     * (hnsw_sketch.h); up to VX_TURNS queries. */
     void (*gated)(const vx_space *space, const vx_view *view, vx_gated *walks, unsigned n_walks);
 } vx_ops;
 

@@ -206,8 +206,14 @@ static bool scans_instead(const vx_snapshot *now, size_t ef)
  * its codes lose against plain distances it makes good by going on. */
 #define GATED_MORE 1.4
 
-/* ... and has room for so many times ef: what a hard query may take. */
-#define GATED_POOL 2
+/* ... and has room for so many times ef: what a hard query may take.  Twice keeps the
+ * slowest queries near the middle ones; who asks for a large ef wants the hard ones
+ * found, and four times as many is 15 % faster at recall 0.999. */
+static double gated_room(size_t ef)
+{
+    const double more = ((double)ef - 64) / 32;
+    return 2 + (more < 0 ? 0 : more > 2 ? 2 : more);
+}
 
 vx_effort vx_graph_effort(const vx_view *view, const vx_snapshot *now, size_t k, size_t ef,
                           uint64_t n_live)
@@ -223,7 +229,7 @@ vx_effort vx_graph_effort(const vx_view *view, const vx_snapshot *now, size_t k,
         /* Within a radius r of a query lie rows in proportion to r^dim. */
         effort.kth = (size_t)((double)k * factor);
         effort.reach = (float)pow(GATED_MORE * (double)ef / (double)k, 2 / (double)dim);
-        pool *= GATED_POOL;
+        pool *= gated_room(ef);
     }
     effort.pool = pool < (double)now->n ? (size_t)pool : now->n;
     return effort;
@@ -318,10 +324,7 @@ bool vx_graph_calibrate(vx_graph *graph, vx_view *view, vx_ctx *ctx)
     for (uint32_t i = 0; i < CALIBRATE_ROWS && each > 0; i++) {
         memcpy(ctx->query, vx_view_vector(view, i * each), view->row_floats * sizeof *ctx->query);
         const void *query = prepare_query(view, ctx);
-        ctx->pool[0] = space.ops->descend(&space, query, view, now.n, (vx_slot)now.entry,
-                                          (unsigned)(now.entry >> 32), 1);
-        ctx->n_pool = 1;
-        vx_gated walk = {ctx, query, now.n, CALIBRATE_POOL, NEAR, INFINITY};
+        vx_gated walk = {ctx, query, now.entry, now.n, CALIBRATE_POOL, NEAR, INFINITY};
         vx_ops_of(vx_level_active())->gated(&space, view, &walk, 1);
         vx_ctx_forget(ctx);
         /* The row itself is the nearest. */
@@ -365,7 +368,7 @@ static void collect(const vx_graph *graph, const vx_view *view, const vx_snapsho
 }
 
 void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
-                     vx_ctx *const ctxs[2], unsigned n, const vx_effort *effort,
+                     vx_ctx *const *ctxs, unsigned n, const vx_effort *effort,
                      const vx_halt *halt, vx_label *out_labels, float *out_dists)
 {
     const vx_ops *ops = vx_ops_of(vx_level_active());
@@ -374,21 +377,23 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
     const vx_slot entry = (vx_slot)now->entry;
     const bool walks = effort->pool > 0 && entry < now->n;
     const size_t k = effort->k;
-    vx_gated both[2];
+    vx_gated gates[VX_TURNS];
 
     for (unsigned i = 0; i < n && walks; i++) {
         const void *query = prepare_query(view, ctxs[i]);
+        if (gated) {
+            gates[i] = (vx_gated){ctxs[i],      query,       now->entry,   now->n,
+                                  effort->pool, effort->kth, effort->reach};
+            continue;
+        }
         ctxs[i]->pool[0] = space.ops->descend(&space, query, view, now->n, entry,
                                               (unsigned)(now->entry >> 32), 1);
         ctxs[i]->n_pool = 1;
-        if (gated)
-            both[i] = (vx_gated){ctxs[i], query, now->n, effort->pool, effort->kth, effort->reach};
-        else
-            space.ops->walk(&space, query, view, now->n, 0, effort->pool, effort->pool, view->M0,
-                            ctxs[i]);
+        space.ops->walk(&space, query, view, now->n, 0, effort->pool, effort->pool, view->M0,
+                        ctxs[i]);
     }
     if (walks && gated)
-        ops->gated(&space, view, both, n);
+        ops->gated(&space, view, gates, n);
     for (unsigned i = 0; i < n; i++) {
         struct best best = {out_labels + i * k, out_dists + i * k, 0, k};
         if (walks)

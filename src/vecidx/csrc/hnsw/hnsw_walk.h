@@ -120,38 +120,54 @@ VX_INLINE void fetch_links(const vx_view *view, vx_slot slot, unsigned layer)
     }
 }
 
+/* A greedy descent (Algorithm 2 with ef = 1), in two halves as a gated walk has them:
+ * gather the links of the best row so far, then compare. */
+typedef struct descent {
+    vx_slot best, fresh[VX_MAX_M];
+    float dist;
+    unsigned layer, bottom;
+    size_t n_fresh;
+} descent;
+
+VX_INLINE bool descent_goes_on(const descent *d) { return d->layer >= d->bottom && d->layer > 0; }
+
+VX_INLINE void descent_gather(descent *d, const vx_view *view, const uint32_t n)
+{
+    const vx_link *row = vx_view_links(view, d->best, d->layer);
+    d->n_fresh = 0;
+    for (uint32_t i = 0; i < view->M; i++) {
+        const vx_slot slot = vx_link_load(&row[i]) & VX_SLOT_BITS;
+        d->fresh[d->n_fresh] = slot;
+        /* The level test keeps a damaged mapped file inside bounds. */
+        d->n_fresh += slot < n && view->levels[slot] >= d->layer;
+    }
+}
+
+VX_INLINE void descent_compare(descent *d, const vx_space *space, const char *query,
+                               const int kind)
+{
+    float dists[VX_MAX_M + 4];
+    const vx_slot before = d->best;
+    many_body(query, space->rows, space->row_bytes, d->fresh, d->n_fresh, dists, kind);
+    for (size_t i = 0; i < d->n_fresh; i++)
+        if (dists[i] < d->dist) {
+            d->dist = dists[i];
+            d->best = d->fresh[i];
+        }
+    d->layer -= d->best == before;
+}
+
 VX_INLINE vx_key descend_body(const vx_space *space, const char *query, const vx_view *view,
                               const uint32_t n, vx_slot from, unsigned top, unsigned bottom,
                               const int kind)
 {
-    const char *const rows = space->rows;
-    const size_t row_bytes = space->row_bytes;
-    vx_slot fresh[VX_MAX_M];
-    float dists[VX_MAX_M + 4];
-    vx_slot best = from;
-    float best_dist = distance_1(query, rows + (size_t)from * row_bytes, row_bytes, kind);
-
-    for (unsigned layer = top; layer >= bottom && layer > 0; layer--) {
-        for (bool moved = true; moved;) {
-            const vx_link *row = vx_view_links(view, best, layer);
-            size_t n_fresh = 0;
-            for (uint32_t i = 0; i < view->M; i++) {
-                const vx_slot slot = vx_link_load(&row[i]) & VX_SLOT_BITS;
-                fresh[n_fresh] = slot;
-                /* The level test keeps a damaged mapped file inside bounds. */
-                n_fresh += slot < n && view->levels[slot] >= layer;
-            }
-            many_body(query, rows, row_bytes, fresh, n_fresh, dists, kind);
-            moved = false;
-            for (size_t i = 0; i < n_fresh; i++)
-                if (dists[i] < best_dist) {
-                    best_dist = dists[i];
-                    best = fresh[i];
-                    moved = true;
-                }
-        }
+    descent d = {.best = from, .layer = top, .bottom = bottom};
+    d.dist = distance_1(query, vx_space_row(space, from), space->row_bytes, kind);
+    while (descent_goes_on(&d)) {
+        descent_gather(&d, view, n);
+        descent_compare(&d, space, query, kind);
     }
-    return vx_key_of(best_dist, best);
+    return vx_key_of(d.dist, d.best);
 }
 
 /* Where `key` belongs among pool[0 .. n-1].  No branch depends on a key: half of

@@ -7,9 +7,10 @@
 #include "../base/vx_sync.h"
 #include "index.h"
 
-/* Queries a walk piece takes.  More: fewer trips to the piece counter; a slow
- * search is interrupted later. */
-#define WALK_GRAIN 8u
+/* Queries a walk piece takes: a few rounds of all turns.  Where each takes long they
+ * go one by one, so that Ctrl-C is answered in time. */
+#define WALK_GRAIN (4 * VX_TURNS)
+#define LONG_EF 1024u
 
 struct search {
     vx_index *index;
@@ -62,34 +63,41 @@ static bool is_stopped(void *arg)
            atomic_load_explicit(&s->closed, memory_order_relaxed);
 }
 
-/* Two contexts if two queries are there to take turns, on one view. */
-static unsigned take_contexts(struct search *s, size_t n_queries, vx_ctx *ctxs[2],
+/* A context for each of the queries that are to take turns, all on one view: how many
+ * there are.  The first decides; those that have another view are given back. */
+static unsigned take_contexts(struct search *s, size_t n_queries, vx_ctx *ctxs[VX_TURNS],
                               vx_view **out_view)
 {
-    vx_view *second = NULL;
-    ctxs[0] = vx_ctx_take(&s->index->graph, out_view);
-    if (ctxs[0] == NULL)
-        return 0;
-    if (n_queries < 2 || (ctxs[1] = vx_ctx_take(&s->index->graph, &second)) == NULL)
-        return 1;
-    if (second == *out_view)
-        return 2;
-    vx_ctx_release(ctxs[1]);
-    return 1;
-}
-
-static unsigned renew_contexts(struct search *s, vx_ctx *ctxs[2], unsigned n, vx_view **out_view)
-{
-    vx_view *second = NULL;
-    vx_ctx_renew(&s->index->graph, ctxs[0], out_view);
-    if (n == 2) {
-        vx_ctx_renew(&s->index->graph, ctxs[1], &second);
-        if (second != *out_view) {
-            vx_ctx_release(ctxs[1]);
-            n = 1;
+    unsigned n = 0;
+    const size_t most = s->ef <= LONG_EF ? VX_TURNS : 1;
+    while (n < most && n < n_queries) {
+        vx_view *view = NULL;
+        ctxs[n] = vx_ctx_take(&s->index->graph, n == 0 ? out_view : &view);
+        if (ctxs[n] == NULL)
+            break;
+        if (n > 0 && view != *out_view) {
+            vx_ctx_release(ctxs[n]);
+            break;
         }
+        n++;
     }
     return n;
+}
+
+static unsigned renew_contexts(struct search *s, vx_ctx *ctxs[VX_TURNS], unsigned n,
+                               vx_view **out_view)
+{
+    vx_ctx_renew(&s->index->graph, ctxs[0], out_view);
+    unsigned n_kept = 1;
+    for (unsigned i = 1; i < n; i++) {
+        vx_view *view = NULL;
+        vx_ctx_renew(&s->index->graph, ctxs[i], &view);
+        if (view == *out_view)
+            ctxs[n_kept++] = ctxs[i];
+        else
+            vx_ctx_release(ctxs[i]);
+    }
+    return n_kept;
 }
 
 static void walk_piece(void *arg, size_t begin, size_t end, unsigned who)
@@ -98,7 +106,7 @@ static void walk_piece(void *arg, size_t begin, size_t end, unsigned who)
     struct asker asker = {s, who == 0};
     const vx_halt halt = {is_stopped, &asker};
     vx_view *view = NULL;
-    vx_ctx *ctxs[2];
+    vx_ctx *ctxs[VX_TURNS];
     unsigned n_ctxs = take_contexts(s, end - begin, ctxs, &view);
     if (n_ctxs == 0)
         atomic_store(&s->no_memory, true);
@@ -182,7 +190,7 @@ vx_status vx_index_search(vx_index *index, const float *queries, size_t n,
     /* Small batches are spread over the threads too. */
     const unsigned width = n > 1 ? vx_pool_width(run) : 1;
     size_t grain = n / width / 4;
-    const size_t most = params->exact ? VX_SCAN_QUERIES : WALK_GRAIN;
+    const size_t most = params->exact ? VX_SCAN_QUERIES : s.ef <= LONG_EF ? WALK_GRAIN : 1;
     grain = grain < 1 ? 1 : grain > most ? most : grain;
     vx_status st;
     if (n == 1 && !params->exact) {
