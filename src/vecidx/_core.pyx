@@ -391,6 +391,7 @@ cdef class CoreIndex:
             "duplicates": stats.n_twins,
             "links": stats.n_links,
             "links_chosen": stats.n_links_chosen,
+            "quantized": stats.is_quantised != 0,
             "rows_at_level": [stats.rows_at_level[i] for i in range(stats.n_levels)],
         }
 
@@ -407,6 +408,9 @@ cdef class CoreIndex:
             "vectors": memory.vectors,
             "links": memory.links,
             "upper_links": memory.upper_links,
+            "codes": memory.codes,
+            "ranks": memory.ranks,
+            "sketches": memory.sketches,
             "labels": memory.labels,
             "label_map": memory.label_map,
             "other": memory.other,

@@ -107,6 +107,7 @@ cdef extern from "vecidx.h" nogil:
         uint64_t n_twins
         uint64_t n_links
         uint64_t n_links_chosen
+        int is_quantised
         uint32_t n_levels
         uint64_t rows_at_level[16]   # VX_MAX_LEVELS: C has the last word on the size
 
@@ -116,6 +117,9 @@ cdef extern from "vecidx.h" nogil:
         uint64_t vectors
         uint64_t links
         uint64_t upper_links
+        uint64_t codes
+        uint64_t ranks
+        uint64_t sketches
         uint64_t labels
         uint64_t label_map
         uint64_t other

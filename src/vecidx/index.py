@@ -54,8 +54,16 @@ class Index:
         Size of the candidate list when a row is linked, 1 to 65,536; the walk
         of a build expands the nearest five eighths of it.  More raises recall
         and build time, not memory.
-    quantization : None
-        Not in this version.
+    quantization : {None, "sq8", "auto"}
+        What searches compare on their way.  None: the vectors.  ``"sq8"``: codes
+        of one byte a value.  ``"auto"``: codes, and where they pay, shorter ones
+        and a sketch of each link, which tells most neighbours apart unread: the
+        fastest, for about ``dim + 36 * M`` bytes a vector more, and 128 from 256
+        dimensions on.  The vectors stay: the nearest are compared again by them,
+        and distances are theirs.  Codes are trained once there are 10,000
+        vectors; where they would be no shorter (16 dimensions and less) or would
+        find less (clusters too tight for a byte, ``"ip"`` of vectors of uneven
+        length), the vectors go on being compared.
     seed : int
         Of the random layers, 0 to 2**64 - 1.  The same rows in the same calls
         with the same seed give the same graph, whatever the number of threads.
@@ -345,6 +353,7 @@ class Index:
             such rows that later ones will take; ``duplicates`` rows equal to another, which
             hang off it and have no links of their own; ``links`` on layer 0
             and how many of them the pruning heuristic chose, ``links_chosen``;
+            ``quantized`` whether codes are in use;
             ``rows_at_level``, a list: rows whose highest layer is 0, 1, ...
         """
         return self._core.stats()
@@ -356,9 +365,10 @@ class Index:
         -------
         dict of str to int
             ``total`` is the sum of ``vectors``, ``links``, ``upper_links``,
-            ``labels``, ``label_map``, ``scratch`` and ``other``.  ``reserved``
-            is address space, which costs no memory; ``mapped`` is the length of
-            a mapped file, in memory as far as it is read and shared by processes.
+            ``codes``, ``ranks``, ``sketches``, ``labels``, ``label_map``,
+            ``scratch`` and ``other``.  ``reserved`` is address space, which costs
+            no memory; ``mapped`` is the length of a mapped file, in memory as far
+            as it is read and shared by processes.
         """
         return self._core.memory()
 
@@ -472,6 +482,11 @@ class Index:
         return self._ef_construction
 
     @property
+    def quantization(self):
+        """What was asked for: None, ``"sq8"`` or ``"auto"``; :meth:`stats` has what is in use."""
+        return self._quantization
+
+    @property
     def seed(self):
         """Of the random layers."""
         return self._seed
@@ -498,8 +513,9 @@ class Index:
         rows = "empty" if count == 0 else f"{count:,} row{'s' * (count != 1)}"
         memory = self.memory()
         mapped = f" + {human_bytes(memory['mapped'])} mapped" if memory["mapped"] else ""
+        quantized = f", quantization={self._quantization!r}" if self._quantization else ""
         return (f"<vecidx.Index: {rows} x {self._dim} float32, metric={self._metric!r}, "
-                f"M={self._M}, ef_construction={self._ef_construction}, "
+                f"M={self._M}, ef_construction={self._ef_construction}{quantized}, "
                 f"{human_bytes(memory['total'])}{mapped}, {_core.simd_level()}>")
 
 

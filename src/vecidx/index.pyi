@@ -17,7 +17,7 @@ class Index:
         dtype: DTypeLike = "float32",
         M: int = 16,
         ef_construction: int = 200,
-        quantization: None = None,
+        quantization: Literal["sq8", "auto"] | None = None,
         seed: int = 0,
         num_threads: int | None = None,
         capacity: int = 0,
@@ -75,6 +75,8 @@ class Index:
     def M(self) -> int: ...
     @property
     def ef_construction(self) -> int: ...
+    @property
+    def quantization(self) -> Literal["sq8", "auto"] | None: ...
     @property
     def seed(self) -> int: ...
     @property

@@ -220,6 +220,7 @@ typedef struct vx_stats {
     uint64_t n_twins;                   /* rows equal to another, in no link */
     uint64_t n_links;                   /* layer 0, all rows                */
     uint64_t n_links_chosen;            /* of these, chosen by the heuristic */
+    int is_quantised;                   /* the graph is walked by codes     */
     uint32_t n_levels;                  /* layers that hold rows            */
     uint64_t rows_at_level[VX_MAX_LEVELS]; /* rows whose highest layer it is */
 } vx_stats;
@@ -227,7 +228,8 @@ vx_status vx_index_stats(vx_index *index, vx_stats *out, vx_error *err);
 
 /* Bytes taken from the system, by part. */
 typedef struct vx_memory {
-    uint64_t vectors, links, upper_links, labels, label_map, other, scratch;
+    uint64_t vectors, links, upper_links, codes, ranks, sketches, labels, label_map, other,
+        scratch;
     uint64_t total;
     uint64_t reserved; /* address space, not memory                        */
     uint64_t mapped;   /* of a file: in memory only as far as it is read, and

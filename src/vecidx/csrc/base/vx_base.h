@@ -48,6 +48,22 @@
 #define VX_PREFETCH(p) __builtin_prefetch((p), 0, 2)
 #endif
 
+/* A function that reads, by vector loads, what a writer may be storing by words, and
+ * can live with any mixture: the race detector is told to look away.  Elsewhere it is
+ * VX_INLINE. */
+#if defined(__SANITIZE_THREAD__)
+#define VX_THREAD_SANITIZER 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define VX_THREAD_SANITIZER 1
+#endif
+#endif
+#ifdef VX_THREAD_SANITIZER
+#define VX_RACY static __attribute__((noinline, no_sanitize("thread")))
+#else
+#define VX_RACY VX_INLINE
+#endif
+
 typedef uint32_t vx_slot; /* a row's number inside the index, 31 bits wide */
 #define VX_NO_SLOT 0x7FFFFFFFu
 

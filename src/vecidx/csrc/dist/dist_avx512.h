@@ -126,12 +126,23 @@ VX_INLINE __m128i sum4_epi32_avx512(__m512i a0, __m512i a1, __m512i a2, __m512i 
     return _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
 }
 
+/* GCC's _mm512_reduce_add_epi32 adds signed numbers, whose overflow C leaves undefined;
+ * these sums fill all 32 bits. */
+VX_INLINE uint32_t sum_u32_avx512(__m512i a)
+{
+    const __m256i h = _mm256_add_epi32(_mm512_castsi512_si256(a), _mm512_extracti64x4_epi64(a, 1));
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(h), _mm256_extracti128_si256(h, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4E));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1));
+    return (uint32_t)_mm_cvtsi128_si32(s);
+}
+
 VX_INLINE uint32_t u8l2sq_1(const uint8_t *q, const uint8_t *x, size_t n)
 {
     __m512i a = _mm512_setzero_si512();
     for (size_t i = 0; i < n; i += 64)
         a = step_u8_avx512(a, _mm512_load_si512(q + i), x + i);
-    return (uint32_t)_mm512_reduce_add_epi32(a);
+    return sum_u32_avx512(a);
 }
 
 VX_INLINE void u8l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, uint32_t out[4])
@@ -174,7 +185,7 @@ VX_INLINE void project_rows(const int8_t *matrix, const uint8_t *code, size_t ro
             acc = _mm512_add_epi32(
                 acc, _mm512_madd_epi16(_mm512_cvtepi8_epi16(m), _mm512_cvtepu8_epi16(c)));
         }
-        out[r] = _mm512_reduce_add_epi32(acc);
+        out[r] = (int32_t)sum_u32_avx512(acc);
     }
 }
 
@@ -194,7 +205,7 @@ VX_INLINE uint32_t u4l2sq_1(const uint8_t *q, const uint8_t *x, size_t n)
     for (size_t h = 0; h < n; h += 64)
         acc = step_u4_avx512(acc, _mm512_load_si512(q + 2 * h), _mm512_load_si512(q + 2 * h + 64),
                              x + h);
-    return (uint32_t)_mm512_reduce_add_epi32(acc);
+    return sum_u32_avx512(acc);
 }
 
 VX_INLINE void u4l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, uint32_t out[4])

@@ -133,12 +133,17 @@ bool vx_ctx_fit(vx_ctx *ctx, const vx_view *view, size_t n, size_t ef)
         vx_free(ctx->code);
         vx_free(ctx->rank_code);
         vx_free(ctx->gate);
-        ctx->code_room = 0;
         ctx->code = vx_alloc(view->codec->row_bytes, 1);
         ctx->rank_code = vx_alloc(VX_RANK_COORDS, 1);
         ctx->gate = vx_alloc(1, sizeof *ctx->gate);
-        if (ctx->code == NULL || ctx->rank_code == NULL || ctx->gate == NULL)
+        if (ctx->code == NULL || ctx->rank_code == NULL || ctx->gate == NULL) {
+            ctx->code_room = 0;
             return false;
+        }
+        if (ctx->code_room == 0)
+            atomic_fetch_add_explicit(
+                &ctx->bytes, view->codec->row_bytes + VX_RANK_COORDS + sizeof *ctx->gate,
+                memory_order_relaxed);
         ctx->code_room = view->codec->row_bytes;
     }
     ctx->n_pool = 0;

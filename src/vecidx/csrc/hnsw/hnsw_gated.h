@@ -72,6 +72,13 @@ VX_INLINE void gated_start(gated_state *s, const vx_space *space, const vx_view 
         fetch_block(view, vx_key_slot(ctx->pool[0]));
 }
 
+/* The one reader of sketches: they may be changing (hnsw_sketch.h). */
+VX_RACY uint32_t VX_NAMED(gate)(const vx_gate *gate, const char *group, float step, float shift,
+                                float limit)
+{
+    return gate_32(gate, group, step, shift, limit);
+}
+
 VX_INLINE void gated_open(gated_state *s)
 {
     const vx_view *view = s->view;
@@ -91,8 +98,8 @@ VX_INLINE void gated_open(gated_state *s)
     vx_slot *fresh = ctx->touched + (ctx->n_touched < VX_TOUCHED ? ctx->n_touched : VX_TOUCHED);
     size_t n_fresh = 0;
     for (uint32_t g = 0; g < view->n_groups; g++) {
-        uint32_t passed =
-            gate_32(gate, block + view->group_at + g * view->group_bytes, step, shift, limit);
+        uint32_t passed = VX_NAMED(gate)(gate, block + view->group_at + g * view->group_bytes,
+                                         step, shift, limit);
         while (passed != 0) {
             const uint32_t i = 32 * g + (uint32_t)vx_lowest_bit(passed);
             passed &= passed - 1;

@@ -361,7 +361,7 @@ static void encode_piece(void *arg, size_t begin, size_t end, unsigned who)
     for (size_t i = begin; i < end; i++) {
         const size_t slot = e->slots != NULL ? e->slots[i] : i;
         uint8_t *code = view->codes + slot * view->codec->row_bytes;
-        vx_codec_encode(view->codec, vx_view_vector(view, (vx_slot)slot), false, code);
+        (void)vx_codec_encode(view->codec, vx_view_vector(view, (vx_slot)slot), false, code);
         if (view->codec->has_ranks) {
             int16_t coords[VX_RANK_COORDS];
             vx_codec_coords(view->codec, e->coords, code, coords);
@@ -384,13 +384,13 @@ vx_status vx_graph_encode(vx_graph *graph, const vx_slot *slots, size_t n, const
     return view->codec != NULL ? encode(view, slots, n, run) : VX_OK;
 }
 
-vx_status vx_graph_quantise(vx_graph *graph, vx_codec *codec, uint64_t n_rows, const vx_run *run,
-                            vx_error *err)
+vx_status vx_graph_quantise(vx_graph *graph, vx_codec *codec, uint64_t n_rows, uint64_t n_upper,
+                            const vx_run *run, vx_error *err)
 {
     const vx_view *view = atomic_load(&graph->view);
     vx_view *quantised = NULL;
     vx_status st =
-        vx_view_new(&graph->params, codec, n_rows, view->upper_capacity, &quantised, err);
+        vx_view_new(&graph->params, codec, n_rows, n_upper, &quantised, err);
     if (st != VX_OK)
         return st;
     copy_rows(quantised, view, (uint32_t)n_rows);

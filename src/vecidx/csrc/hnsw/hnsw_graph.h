@@ -148,10 +148,11 @@ void vx_graph_fini(vx_graph *graph); /* a zeroed graph is fine */
 vx_status vx_graph_reserve(vx_graph *graph, uint64_t n_rows, uint64_t n_upper, vx_error *err);
 
 /* Put a trained codec to work: a new view, with room for codes, replaces the current
- * one.  The codes of all rows up to `n_rows` are computed.  The graph owns the codec
- * from then on.  Writer only; on an error nothing has changed. */
-vx_status vx_graph_quantise(vx_graph *graph, vx_codec *codec, uint64_t n_rows, const vx_run *run,
-                            vx_error *err);
+ * one.  The codes of all rows up to `n_rows` are computed; `n_upper` is as for
+ * vx_graph_reserve.  The graph owns the codec from then on.  Writer only; on an error
+ * nothing has changed. */
+vx_status vx_graph_quantise(vx_graph *graph, vx_codec *codec, uint64_t n_rows, uint64_t n_upper,
+                            const vx_run *run, vx_error *err);
 
 /* The codes of n slots whose vectors are in place.  Writer only. */
 vx_status vx_graph_encode(vx_graph *graph, const vx_slot *slots, size_t n, const vx_run *run);

@@ -83,6 +83,11 @@ typedef struct vx_ops {
     /* Descent, and layer 0 as vx_metric_ops.walk does, but reading sketches first
      * (hnsw_sketch.h); up to VX_TURNS queries. */
     void (*gated)(const vx_space *space, const vx_view *view, vx_gated *walks, unsigned n_walks);
+
+    /* Parts of coords and gated, for tests. */
+    void (*project)(const int8_t *matrix, const uint8_t *code, size_t row_bytes, size_t n,
+                    int32_t *out);
+    uint32_t (*gate)(const vx_gate *gate, const char *group, float step, float shift, float limit);
 } vx_ops;
 
 /* The table of a level, or NULL if this build has none. */

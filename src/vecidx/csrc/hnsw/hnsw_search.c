@@ -215,6 +215,12 @@ static double gated_room(size_t ef)
     return 2 + (more < 0 ? 0 : more > 2 ? 2 : more);
 }
 
+/* Codes that a query of k rows compares again by their vectors. */
+static size_t rerank_depth(size_t k) { return k + k / 2 + 8; }
+
+/* Rank codes that are compared again by their byte codes before that. */
+static size_t rank_depth(size_t k, size_t ef) { return 2 * k + 20 + ef / 8; }
+
 vx_effort vx_graph_effort(const vx_view *view, const vx_snapshot *now, size_t k, size_t ef,
                           uint64_t n_live)
 {
@@ -231,15 +237,14 @@ vx_effort vx_graph_effort(const vx_view *view, const vx_snapshot *now, size_t k,
         effort.reach = (float)pow(GATED_MORE * (double)ef / (double)k, 2 / (double)dim);
         pool *= gated_room(ef);
     }
+    if (view->codec != NULL) { /* what is to be compared again has to be kept */
+        const size_t depth = view->codec->has_ranks && view->n_groups > 0 ? rank_depth(k, ef)
+                                                                          : rerank_depth(k);
+        pool = pool > (double)depth * factor ? pool : (double)depth * factor;
+    }
     effort.pool = pool < (double)now->n ? (size_t)pool : now->n;
     return effort;
 }
-
-/* Codes that a query of k rows compares again by their vectors. */
-static size_t rerank_depth(size_t k) { return k + k / 2 + 8; }
-
-/* Rank codes that are compared again by their byte codes before that. */
-static size_t rank_depth(size_t k, size_t ef) { return 2 * k + 20 + ef / 8; }
 
 /* Leave the pool's nearest `depth` in order of their byte codes. */
 static void rerank_codes(const vx_space *codes, const uint8_t *query, vx_ctx *ctx, size_t depth)
@@ -289,13 +294,15 @@ static void rerank(const vx_space *vectors, const vx_view *view, const vx_snapsh
     }
 }
 
-/* The query, as a row of the space that is walked; its gate with it. */
+/* The query, as a row of the space that is walked; its gate with it.  NULL if it lies
+ * outside what codes span. */
 static const void *prepare_query(const vx_view *view, vx_ctx *ctx)
 {
     const vx_codec *codec = view->codec;
     if (codec == NULL)
         return ctx->query;
-    vx_codec_encode(codec, ctx->query, true, ctx->code);
+    if (!vx_codec_encode(codec, ctx->query, true, ctx->code))
+        return NULL;
     if (codec->n_sketch == 0)
         return ctx->code;
     int16_t coords[VX_RANK_COORDS];
@@ -324,6 +331,8 @@ bool vx_graph_calibrate(vx_graph *graph, vx_view *view, vx_ctx *ctx)
     for (uint32_t i = 0; i < CALIBRATE_ROWS && each > 0; i++) {
         memcpy(ctx->query, vx_view_vector(view, i * each), view->row_floats * sizeof *ctx->query);
         const void *query = prepare_query(view, ctx);
+        if (query == NULL)
+            continue;
         vx_gated walk = {ctx, query, now.entry, now.n, CALIBRATE_POOL, NEAR, INFINITY};
         vx_ops_of(vx_level_active())->gated(&space, view, &walk, 1);
         vx_ctx_forget(ctx);
@@ -345,10 +354,10 @@ bool vx_graph_calibrate(vx_graph *graph, vx_view *view, vx_ctx *ctx)
 }
 
 static void collect(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
-                    vx_ctx *ctx, size_t ef, const vx_halt *halt, struct best *best)
+                    vx_ctx *ctx, bool by_codes, size_t ef, const vx_halt *halt, struct best *best)
 {
     vx_ctx_forget(ctx);
-    if (view->codec != NULL) {
+    if (by_codes) {
         const vx_space vectors = vx_graph_vectors(graph, view);
         if (view->codec->has_ranks) {
             const vx_space codes = vx_graph_space(graph, view);
@@ -378,26 +387,33 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
     const bool walks = effort->pool > 0 && entry < now->n;
     const size_t k = effort->k;
     vx_gated gates[VX_TURNS];
+    unsigned n_gated = 0;
+    bool by_codes[VX_TURNS];
 
     for (unsigned i = 0; i < n && walks; i++) {
+        vx_space by = space;
         const void *query = prepare_query(view, ctxs[i]);
-        if (gated) {
-            gates[i] = (vx_gated){ctxs[i],      query,       now->entry,   now->n,
-                                  effort->pool, effort->kth, effort->reach};
+        by_codes[i] = view->codec != NULL && query != NULL;
+        if (gated && by_codes[i]) {
+            gates[n_gated++] = (vx_gated){ctxs[i],      query,       now->entry,   now->n,
+                                          effort->pool, effort->kth, effort->reach};
             continue;
         }
-        ctxs[i]->pool[0] = space.ops->descend(&space, query, view, now->n, entry,
-                                              (unsigned)(now->entry >> 32), 1);
+        if (query == NULL) { /* codes cannot tell: walk by the vectors */
+            by = vx_graph_vectors(graph, view);
+            query = ctxs[i]->query;
+        }
+        ctxs[i]->pool[0] = by.ops->descend(&by, query, view, now->n, entry,
+                                           (unsigned)(now->entry >> 32), 1);
         ctxs[i]->n_pool = 1;
-        space.ops->walk(&space, query, view, now->n, 0, effort->pool, effort->pool, view->M0,
-                        ctxs[i]);
+        by.ops->walk(&by, query, view, now->n, 0, effort->pool, effort->pool, view->M0, ctxs[i]);
     }
-    if (walks && gated)
-        ops->gated(&space, view, gates, n);
+    if (n_gated > 0)
+        ops->gated(&space, view, gates, n_gated);
     for (unsigned i = 0; i < n; i++) {
         struct best best = {out_labels + i * k, out_dists + i * k, 0, k};
         if (walks)
-            collect(graph, view, now, ctxs[i], effort->ef, halt, &best);
+            collect(graph, view, now, ctxs[i], by_codes[i], effort->ef, halt, &best);
         /* Rows that the snapshot sees may have lost their links meanwhile. */
         if (best.n < k ||
             atomic_load_explicit(&view->unlinked, memory_order_acquire) > now->seq)

@@ -285,7 +285,6 @@ VX_INLINE void walk_body(const vx_space *space, const char *query, const vx_view
 VX_INSTANCE(l2sq, VX_KIND_F32_L2SQ)
 VX_INSTANCE(ip, VX_KIND_F32_IP)
 VX_INSTANCE(u8l2sq, VX_KIND_U8_L2SQ)
-
 VX_INSTANCE(u4l2sq, VX_KIND_U4_L2SQ)
 
 #define VX_TABLE(name) \
@@ -308,6 +307,19 @@ static void VX_NAMED(edge)(const int16_t *p, const int16_t *r, const vx_codec *c
         measure_edge(p, r, 64, 0, out);
 }
 
+static void VX_NAMED(project)(const int8_t *matrix, const uint8_t *code, size_t row_bytes,
+                              size_t n, int32_t *out)
+{
+    project_rows(matrix, code, row_bytes, n, out);
+}
+
 extern const vx_ops VX_NAMED(vx_ops);
 const vx_ops VX_NAMED(vx_ops) = {
-    VX_ISA_LEVEL, {VX_TABLE(l2sq), VX_TABLE(ip), VX_TABLE(u8l2sq), VX_TABLE(u4l2sq)}, VX_NAMED(coords), VX_NAMED(edge), VX_NAMED(gated)};
+    VX_ISA_LEVEL,
+    {VX_TABLE(l2sq), VX_TABLE(ip), VX_TABLE(u8l2sq), VX_TABLE(u4l2sq)},
+    VX_NAMED(coords),
+    VX_NAMED(edge),
+    VX_NAMED(gated),
+    VX_NAMED(project),
+    VX_NAMED(gate),
+};

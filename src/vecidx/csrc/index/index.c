@@ -1,4 +1,4 @@
-/* index.c - vx_index: parameters, adding, reading single rows, reports.
+/* index.c - vx_index: parameters, adding, reading single rows, checking.
  *
  * No algorithm lives here: rows are checked, given slots and labels, and handed
  * to the graph.
@@ -17,7 +17,6 @@
 #include "../base/vx_pool.h"
 #include "../base/vx_rng.h"
 #include "../base/vx_status.h"
-#include "../hnsw/hnsw_ops.h"
 
 /* ---- life ------------------------------------------------------------------ */
 
@@ -378,8 +377,7 @@ static vx_status make_room(struct add *add, vx_error *err)
     bool needs_table = false;
     for (size_t i = 0; i < add->n_taken && !needs_table; i++)
         needs_table = add->labels[taken_row(add, i)] != (vx_label)add->slots[i];
-    st = vx_labels_reserve(&index->labels, add->view, add->n_taken, needs_table, err);
-    return st == VX_OK ? mark_doomed(add, err) : st;
+    return vx_labels_reserve(&index->labels, add->view, add->n_taken, needs_table, err);
 }
 
 static void copy_piece(void *arg, size_t begin, size_t end, unsigned who)
@@ -435,31 +433,6 @@ static void take_over(void *arg, vx_view *view, const vx_slot *slots, size_t n)
     atomic_fetch_add(&index->n_live, n - to.n_replaced);
 }
 
-/* Codes of the new rows; of all rows when there are enough of them to train. */
-static vx_status quantise(struct add *add, vx_slot end, const vx_run *run, vx_error *err)
-{
-    vx_graph *graph = &add->index->graph;
-    const vx_params *p = &graph->params;
-    vx_status st = VX_OK;
-    if (add->view->codec != NULL) {
-        st = vx_graph_encode(graph, add->slots, add->n_taken, run);
-        return st == VX_OK ? st : vx_fail(err, st, "interrupted");
-    }
-    if (p->quantization == VX_QUANT_NONE || end < VX_TRAIN_ROWS)
-        return VX_OK;
-    vx_codec *codec = NULL;
-    st = vx_codec_train(add->view->vectors, add->view->row_floats, end, p->dim,
-                        p->metric == VX_IP, p->quantization == VX_QUANT_AUTO,
-                        vx_ops_of(vx_level_active())->coords, run, &codec, err);
-    if (st != VX_OK)
-        return st;
-    st = vx_graph_quantise(graph, codec, end, run, err);
-    if (st != VX_OK)
-        vx_codec_free(codec);
-    add->view = atomic_load(&graph->view);
-    return st;
-}
-
 static vx_status link_rows(struct add *add, const vx_run *run, size_t *out_linked, vx_error *err)
 {
     vx_graph *graph = &add->index->graph;
@@ -467,9 +440,12 @@ static vx_status link_rows(struct add *add, const vx_run *run, size_t *out_linke
     const vx_status copied = pass_rows(add, add->n_taken, run, copy_piece);
     if (copied != VX_OK) /* the slots written are not published: nothing changed */
         return vx_fail(err, copied, "interrupted");
-    const vx_status quantised = quantise(add, end, run, err);
-    if (quantised != VX_OK)
-        return quantised;
+    vx_status st = vx_index_quantise(add->index, add->slots, add->n_taken, end, run, err);
+    add->view = atomic_load(&graph->view);
+    if (st == VX_OK)
+        st = mark_doomed(add, err); /* in the view that stays */
+    if (st != VX_OK)
+        return st;
     vx_graph_place_rows(graph, add->view, add->first, end);
     return vx_graph_insert(graph, add->slots, add->n_taken, run, take_over, add->index, out_linked,
                            err);
@@ -530,9 +506,8 @@ vx_status vx_index_add(vx_index *index, const float *rows, size_t n, const vx_la
 
 /* ---- reading rows --------------------------------------------------------------- */
 
-/* Pin the current view, for a call that `what` names. */
-static vx_status open_view(vx_index *index, const char *what, vx_ctx **out_ctx, vx_view **out_view,
-                           vx_error *err)
+vx_status vx_index_open_view(vx_index *index, const char *what, vx_ctx **out_ctx,
+                             vx_view **out_view, vx_error *err)
 {
     *out_ctx = vx_ctx_take(&index->graph, out_view);
     if (*out_ctx == NULL)
@@ -548,7 +523,7 @@ static vx_status open_labels(vx_index *index, const char *what, vx_ctx **out_ctx
                              vx_view **out_view, vx_error *err)
 {
     for (;;) {
-        vx_status st = open_view(index, what, out_ctx, out_view, err);
+        vx_status st = vx_index_open_view(index, what, out_ctx, out_view, err);
         if (st != VX_OK)
             return st;
         st = vx_labels_settle(&index->labels, *out_view, NULL, err);
@@ -615,7 +590,7 @@ vx_status vx_index_labels(vx_index *index, vx_label *out, uint64_t cap, uint64_t
 {
     vx_view *view = NULL;
     vx_ctx *ctx = NULL;
-    const vx_status st = open_view(index, "reading ids", &ctx, &view, err);
+    const vx_status st = vx_index_open_view(index, "reading ids", &ctx, &view, err);
     if (st != VX_OK)
         return st;
     const vx_snapshot now = vx_view_snapshot(view);
@@ -625,91 +600,6 @@ vx_status vx_index_labels(vx_index *index, vx_label *out, uint64_t cap, uint64_t
             out[n++] = view->labels[slot];
     vx_ctx_release(ctx);
     *out_n = n;
-    return vx_ok(err);
-}
-
-/* ---- reports -------------------------------------------------------------------- */
-
-vx_status vx_index_stats(vx_index *index, vx_stats *out, vx_error *err)
-{
-    vx_view *view = NULL;
-    vx_ctx *ctx = NULL;
-    const vx_status st = open_view(index, "statistics", &ctx, &view, err);
-    if (st != VX_OK)
-        return st;
-    const vx_snapshot now = vx_view_snapshot(view);
-    *out = (vx_stats){0};
-    out->n_deleted = atomic_load(&index->graph.graves.n_linked);
-    for (vx_slot slot = 0; slot < now.n; slot++) {
-        if (!vx_view_sees(view, &now, slot))
-            continue;
-        out->n_live++;
-        /* A damaged mapped file may hold anything. */
-        const unsigned level =
-            view->levels[slot] < VX_MAX_LEVELS ? view->levels[slot] : VX_MAX_LEVELS - 1;
-        out->rows_at_level[level]++;
-        if (level + 1 > out->n_levels)
-            out->n_levels = level + 1;
-        const vx_link *links = vx_view_links(view, slot, 0);
-        for (uint32_t i = 0; i < view->M0; i++) {
-            const uint32_t link = atomic_load_explicit(&links[i], memory_order_relaxed);
-            out->n_links += link < VX_TWIN;
-            out->n_twins += link == VX_TWIN;
-            out->n_links_chosen += (link & VX_FILLER) == 0;
-        }
-    }
-    out->n_free = now.n - out->n_live;
-    out->n_free -= out->n_deleted < out->n_free ? out->n_deleted : out->n_free;
-    vx_ctx_release(ctx);
-    return vx_ok(err);
-}
-
-static uint64_t *part_of(vx_memory *memory, int plane)
-{
-    switch (plane) {
-    case VX_PLANE_VECTORS: return &memory->vectors;
-    case VX_PLANE_LINKS: return &memory->links;
-    case VX_PLANE_UPPER: return &memory->upper_links;
-    case VX_PLANE_LABELS: return &memory->labels;
-    default: return &memory->other;
-    }
-}
-
-/* What a plane takes.  Untouched, births, deaths and twins are zero pages that take
- * no memory; a mapped plane is the file's. */
-static uint64_t plane_bytes(const vx_view *view, const vx_snapshot *now, int plane)
-{
-    uint64_t rows = now->n;
-    if (view->planes[plane].reserved == 0)
-        return 0;
-    if ((plane == VX_PLANE_BIRTHS || plane == VX_PLANE_DEATHS) && !now->any_dead)
-        return 0;
-    if (plane == VX_PLANE_TWINS && !atomic_load(&view->any_twins))
-        return 0;
-    if (plane == VX_PLANE_UPPER)
-        rows = now->n == 0 ? 0 : view->upper_at[now->n - 1] + (uint64_t)view->levels[now->n - 1];
-    return rows * vx_view_row_bytes(view, plane);
-}
-
-vx_status vx_index_memory(vx_index *index, vx_memory *out, vx_error *err)
-{
-    vx_view *view = NULL;
-    vx_ctx *ctx = NULL;
-    const vx_status st = open_view(index, "measuring memory", &ctx, &view, err);
-    if (st != VX_OK)
-        return st;
-    const vx_snapshot now = vx_view_snapshot(view);
-    *out = (vx_memory){.mapped = index->map.length};
-    out->label_map = atomic_load(&index->labels.bytes);
-    out->other = sizeof *index + sizeof *view;
-    for (int i = 0; i < VX_N_PLANES; i++)
-        *part_of(out, i) += plane_bytes(view, &now, i);
-    out->scratch = vx_ctx_bytes(&index->graph);
-    out->total = out->vectors + out->links + out->upper_links + out->labels + out->label_map +
-                 out->other + out->scratch;
-    for (int i = 0; i < VX_N_PLANES; i++)
-        out->reserved += view->planes[i].reserved;
-    vx_ctx_release(ctx);
     return vx_ok(err);
 }
 

@@ -12,6 +12,7 @@ struct vx_index {
     vx_graph graph;
     vx_mutex writer;          /* held by add, delete, save, check                 */
     vx_labels labels;         /* label -> slot; has its own lock                */
+    uint32_t retrain_rows;    /* under `writer`: codes were no good, ask again then */
     uint64_t next_label;      /* under `writer`: 1 + the highest label ever     */
     _Atomic uint64_t n_live;  /* rows a search may return                       */
     _Atomic uint64_t n_dead;  /* slots that hold no such row                */
@@ -61,6 +62,15 @@ vx_status vx_refuse_label(vx_error *err, vx_status status, size_t row, vx_label 
 /* Lead links around the rows that died in this call (vx_graph_mend). */
 vx_status vx_index_mend(vx_index *index, bool all, const vx_run *run, vx_error *err);
 
+/* Codes of n slots whose vectors are in place, 0 .. end-1 being all that are; of all
+ * rows, in a new view, when there are enough of them to train and codes serve. */
+vx_status vx_index_quantise(vx_index *index, const vx_slot *slots, size_t n, vx_slot end,
+                            const vx_run *run, vx_error *err);
+
+/* Take a context for reading; `what` is for the message where there is no memory.
+ * VX_E_STATE: the index is closed. */
+vx_status vx_index_open_view(vx_index *index, const char *what, vx_ctx **out_ctx,
+                             vx_view **out_view, vx_error *err);
 
 /* Copy a row into padded storage, normalised under cosine. */
 void vx_row_store_vector(float *to, size_t row_floats, const float *from, size_t dim,

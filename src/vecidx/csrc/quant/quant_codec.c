@@ -17,6 +17,9 @@
  * spans and is clipped to its ends. */
 #define CLIPPED_SHARE 1e-5
 
+/* A row that is clipped by more than a step in the root mean square is outside. */
+#define OUTSIDE_SQUARE 1.0f
+
 struct training {
     const float *rows;
     size_t row_floats;
@@ -231,7 +234,7 @@ static void sample_codes(const struct training *t, uint8_t *code, float *out, do
     const vx_codec *codec = t->codec;
     const uint32_t dim = codec->code_dim;
     for (uint32_t s = 0; s < t->n_sample; s++) {
-        vx_codec_encode(codec, sample_row(t, s), false, code);
+        (void)vx_codec_encode(codec, sample_row(t, s), false, code);
         for (uint32_t i = 0; i < dim; i++) {
             out[(size_t)s * dim + i] = code[i];
             mean[i] += code[i];
@@ -260,7 +263,7 @@ static void scale_coords(const struct training *t, vx_coords_fn coords, uint8_t 
     codec->unit = 1;
     for (int pass = 0; pass < 2; pass++)
         for (uint32_t s = 0; s < t->n_sample; s++) {
-            vx_codec_encode(codec, sample_row(t, s), false, code);
+            (void)vx_codec_encode(codec, sample_row(t, s), false, code);
             coords(codec, code, x);
             for (uint32_t i = 0; i < codec->n_sketch; i++) {
                 if (pass == 0)
@@ -388,24 +391,39 @@ void vx_codec_free(vx_codec *codec)
     vx_free(codec);
 }
 
-static uint8_t byte_of(float x)
+/* Halves go up.  What lies outside is clipped, and its square added to *clipped. */
+static uint8_t byte_of(float x, float *clipped)
 {
-    /* Halves go up; what lies outside is clipped. */
     x += 0.5f;
-    return x > 0 ? x < 255 ? (uint8_t)(int)x : 255 : 0;
+    const float inside = x > 0 ? x < 255.5f ? x : 255.5f : 0;
+    *clipped += (x - inside) * (x - inside);
+    return (uint8_t)(int)inside;
 }
 
-void vx_codec_encode(const vx_codec *codec, const float *row, bool is_query, uint8_t *out)
+/* Under ip the length of a query changes no order: it is taken to be R, so that it lies
+ * among the rows. */
+static float query_scale(const vx_codec *codec, const float *query)
+{
+    const double length = sqrt(squared_length(query, codec->dim));
+    return length > 0 ? (float)((double)codec->radius / length) : 1;
+}
+
+bool vx_codec_encode(const vx_codec *codec, const float *row, bool is_query, uint8_t *out)
 {
     const float inv_step = codec->inv_step;
     const float *low = codec->low;
+    const bool is_ip = codec->code_dim > codec->dim;
+    const float scale = is_ip && is_query ? query_scale(codec, row) : 1;
+    float clipped = 0, added = 0;
     for (uint32_t i = 0; i < codec->dim; i++)
-        out[i] = byte_of((row[i] - low[i]) * inv_step);
-    if (codec->code_dim > codec->dim) {
+        out[i] = byte_of((row[i] * scale - low[i]) * inv_step, &clipped);
+    if (is_ip) {
         const uint32_t i = codec->dim;
-        out[i] = byte_of(((is_query ? 0.0f : added_dimension(codec, row)) - low[i]) * inv_step);
+        const float value = is_query ? 0 : added_dimension(codec, row);
+        out[i] = byte_of((value - low[i]) * inv_step, &added);
     }
     memset(out + codec->code_dim, 0, codec->row_bytes - codec->code_dim);
+    return clipped <= OUTSIDE_SQUARE * (float)codec->dim;
 }
 
 size_t vx_codec_bytes(const vx_codec *codec)

@@ -8,8 +8,8 @@
  *
  * Codes are compared by l2 whatever the metric:
  *   cosine  rows are unit vectors, |a - b|^2 = 2 (1 - a.b)
- *   ip      a row x is coded as (x, sqrt(R^2 - |x|^2)) and a query as (q, 0), with R
- *           the greatest length of the sample: |q - x|^2 = |q|^2 + R^2 - 2 q.x
+ *   ip      a row x is coded as (x, sqrt(R^2 - |x|^2)) and a query as (q, 0), scaled
+ *           to length R, the greatest of the rows: |q - x|^2 = 2 R^2 - 2 q.x
  *           (Bachrach et al., Speeding up the Xbox recommender system using a
  *           Euclidean transformation for inner-product spaces, RecSys 2014). */
 #ifndef QUANT_CODEC_H
@@ -65,8 +65,9 @@ vx_status vx_codec_train(const float *rows, size_t row_floats, uint64_t n, uint3
                          vx_codec **out, vx_error *err);
 void vx_codec_free(vx_codec *codec); /* NULL is fine */
 
-/* The code of a row, or of a query (the two differ under ip). */
-void vx_codec_encode(const vx_codec *codec, const float *row, bool is_query, uint8_t *out);
+/* The code of a row, or of a query (the two differ under ip).  False if it lies so far
+ * outside what codes span that its code says little of it. */
+bool vx_codec_encode(const vx_codec *codec, const float *row, bool is_query, uint8_t *out);
 
 /* The coordinates of a code: n_coords of them. */
 void vx_codec_coords(const vx_codec *codec, vx_coords_fn coords, const uint8_t *code,
