@@ -5,10 +5,12 @@
 #   make dev        editable install with C asserts, for working on the code
 #   make test-c asan ubsan tsan    the C tests, plain and under each sanitizer
 #   make simd       the Python tests, once per SIMD level
-#   make bench lint annotate wheels clean
+#   make profile    flame graphs and hottest lines of a build and a search; needs perf
+#                   (Debian: apt-get install linux-perf binutils)
+#   make bench bench-all lint annotate wheels clean
 #
 # Variables: PYTHON (the interpreter), CC, VECIDX_STRICT=1 (a missing tool is an
-# error, not a skip), ARGS (for demo and bench).
+# error, not a skip), ARGS (for demo, bench and profile).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -30,7 +32,8 @@ PACKAGE := setup.py pyproject.toml $(C_HEADERS) $(C_SOURCES) $(wildcard src/veci
 extra = $$($(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', \
 	'rb'))['project']['optional-dependencies']['$(1)'])")
 
-.PHONY: all demo test dev test-c asan ubsan tsan simd bench lint annotate wheels clean
+.PHONY: all demo test dev test-c asan ubsan tsan simd bench bench-all profile lint annotate \
+	wheels clean
 all: $(VENV)/.installed
 
 # ---- the environment ---------------------------------------------------------
@@ -79,6 +82,25 @@ dev: $(VENV)/.made $(VENV)/.extra-test
 
 bench: $(VENV)/.installed $(VENV)/.extra-bench
 	$(PY) benchmarks/compare.py $(ARGS)
+
+# Every library that compare.py knows; one that cannot be installed is named, with pip's reason.
+bench-all: $(VENV)/.installed $(VENV)/.extra-bench
+	@mkdir -p build; for package in $(call extra,bench-all); do \
+	$(PIP) install --prefer-binary "$$package" >build/pip.log 2>&1 || \
+	echo "SKIPPED: $$package: $$(grep -m1 -i error build/pip.log)" >&2; done
+	$(PY) benchmarks/compare.py --libraries all $(ARGS)
+
+# What users get (setup.py's flags, no asserts), with the symbols that wheels are stripped of, in
+# a folder of its own: the environment keeps what it has.
+build/profile/site/.built: $(VENV)/.made $(PACKAGE)
+	@rm -rf build/py/*/lib* build/profile/site
+	$(PIP) install --no-build-isolation --no-deps --target build/profile/site .
+	@touch $@
+
+# 77: perf is missing, which record_profile.py says.
+profile: build/profile/site/.built
+	@PYTHONPATH=$(abspath build/profile/site) $(PY) tools/record_profile.py $(ARGS) || \
+	{ code=$$?; [ $$code = 77 ] && [ "$(VECIDX_STRICT)" != 1 ]; }
 
 annotate: $(VENV)/.made
 	@mkdir -p build/annotate

@@ -6,6 +6,7 @@ import dataclasses
 
 import h5py
 import numpy as np
+import ood
 
 METRICS = {"angular": "cosine", "euclidean": "l2"}
 BLOCK_ROWS = 16_384
@@ -67,39 +68,75 @@ def exact_distances(rows, queries, ids, metric):
     return found
 
 
-def search_exactly(rows, queries, k, metric):
-    """The k nearest rows of each query: float32 by block, the best of them again in float64."""
-    keep = min(k + 40, len(rows))
-    best_ids = np.empty((len(queries), 0), dtype=np.int64)
-    best = np.empty((len(queries), 0), dtype=np.float32)
-    for start in range(0, len(rows), BLOCK_ROWS):
-        block = rows[start:start + BLOCK_ROWS]
-        d = queries @ block.T
-        if metric == "l2":
+class Nearest:
+    """The k nearest rows of each query, of rows that come a block at a time: float32 as they
+    come, the best of them in float64 when they come again."""
+
+    def __init__(self, queries, k, metric):
+        self.queries, self.k, self.metric = queries, k, metric
+        self.ids = np.empty((len(queries), 0), dtype=np.int64)
+        self.rough = np.empty((len(queries), 0), dtype=np.float32)
+
+    def offer(self, start, block):
+        """Look at rows start, start + 1, ..."""
+        d = self.queries @ block.T
+        if self.metric == "l2":
             d = np.einsum("ij,ij->i", block, block) - 2.0 * d
         else:
             d /= -np.linalg.norm(block, axis=1)
-        best = np.hstack([best, d])
         ids = np.broadcast_to(np.arange(start, start + len(block)), d.shape)
-        best_ids = np.hstack([best_ids, ids])
-        if best.shape[1] > keep:
-            chosen = np.argpartition(best, keep - 1, axis=1)[:, :keep]
-            best = np.take_along_axis(best, chosen, axis=1)
-            best_ids = np.take_along_axis(best_ids, chosen, axis=1)
-    order = np.lexsort((best_ids, exact_distances(rows, queries, best_ids, metric)), axis=1)
-    return np.take_along_axis(best_ids, order, axis=1)[:, :k]
+        self.rough = np.hstack([self.rough, d])
+        self.ids = np.hstack([self.ids, ids])
+        keep = self.k + 40
+        if self.rough.shape[1] > keep:
+            chosen = np.argpartition(self.rough, keep - 1, axis=1)[:, :keep]
+            self.rough = np.take_along_axis(self.rough, chosen, axis=1)
+            self.ids = np.take_along_axis(self.ids, chosen, axis=1)
+
+    def settle(self, blocks):
+        """(ids, distances) from the same (start, block) pairs once more."""
+        exact = np.full(self.ids.shape, np.inf)
+        for start, block in blocks:
+            inside = (self.ids >= start) & (self.ids < start + len(block))
+            for i in np.flatnonzero(inside.any(axis=1)):
+                mine = inside[i]
+                exact[i, mine] = exact_distances(block, self.queries[i:i + 1],
+                                                 self.ids[i:i + 1, mine] - start, self.metric)[0]
+        order = np.lexsort((self.ids, exact), axis=1)[:, :self.k]
+        return np.take_along_axis(self.ids, order, axis=1), np.take_along_axis(exact, order, axis=1)
 
 
-def true_neighbours(path, shape, k):
-    """(ids, bound): the k nearest by the file's own truth, or computed when rows were cut off;
-    bound is the largest true distance, with room for the rounding of float32."""
+def blocks_of(rows):
+    for start in range(0, len(rows), BLOCK_ROWS):
+        yield start, rows[start:start + BLOCK_ROWS]
+
+
+def search_exactly(rows, queries, k, metric):
+    """(ids, distances) of the k nearest rows of each query."""
+    nearest = Nearest(queries, k, metric)
+    for start, block in blocks_of(rows):
+        nearest.offer(start, block)
+    return nearest.settle(blocks_of(rows))
+
+
+def read_queries(path, shape, kind):
+    """"own": the file's; "ood": made from its rows (ood.py)."""
+    if kind == "ood":
+        rows = read_float32(path, "train", shape.n_rows)
+        return ood.queries_between(rows, shape.n_queries, shape.metric)
+    return read_float32(path, "test", shape.n_queries)
+
+
+def true_neighbours(path, shape, queries, k, kind="own"):
+    """(ids, bound): the k nearest, by the file's own truth where it holds; bound is the largest
+    true distance, with room for the rounding of float32."""
     rows = read_float32(path, "train", shape.n_rows)
-    queries = read_float32(path, "test", shape.n_queries)
     with h5py.File(path, "r") as file:
-        whole = shape.n_rows == file["train"].shape[0] and k <= file["neighbors"].shape[1]
+        whole = (kind == "own" and shape.n_rows == file["train"].shape[0]
+                 and k <= file["neighbors"].shape[1])
         ids = file["neighbors"][:shape.n_queries, :k].astype(np.int64) if whole else None
     if ids is None:
-        ids = search_exactly(rows, queries, k, shape.metric)
+        ids, _ = search_exactly(rows, queries, k, shape.metric)
     bound = exact_distances(rows, queries, ids, shape.metric).max(axis=1)
     return ids, bound * (1.0 + 1e-6) + 1e-6
 

@@ -15,6 +15,7 @@ import statistics
 from pathlib import Path
 
 TARGETS = (0.90, 0.95, 0.99, 0.999)
+BASES = ["hnswlib", "symphonyqg"]       # ratios are to those of these that were measured
 QUIET = 0.05    # others may take this share of a core before the page says so
 
 
@@ -66,27 +67,30 @@ def table(head, rows):
     return lines + ["| " + " | ".join(row) + " |" for row in rows]
 
 
-def with_ratio(found, base, number="{:,.0f}"):
+def with_ratio(found, bases, number="{:,.0f}"):
+    """'1,234 (2.00 x / 0.80 x)': a figure and what it is of each base, '-' where one has none."""
     if found is None:
         return "-"
+    ratios = [f"{found[0] / base[0]:.2f} x" if base else "-" for base in bases]
     text = number.format(found[0]) + found[1]
-    return text + (f" ({found[0] / base[0]:.2f} x)" if base else "")
+    return text + (f" ({' / '.join(ratios)})" if set(ratios) - {"-"} else "")
 
 
 class Page:
-    def __init__(self, results, base):
+    def __init__(self, results, bases):
         self.r = results
-        self.libraries = results["libraries"]
-        self.base = base if base in self.libraries else next(iter(self.libraries))
-        first = [self.base] + [name for name in self.libraries if name != self.base]
-        self.libraries = {name: self.libraries[name] for name in first}
+        everyone = results["libraries"]
+        self.bases = [name for name in bases if name in everyone] or [next(iter(everyone))]
+        first = self.bases + [name for name in everyone if name not in self.bases]
+        self.libraries = {name: everyone[name] for name in first}
+        self.base = self.bases[0]
         self.b = self.libraries[self.base]
 
     def lines(self):
         out = []
-        for part in (self.head, self.build, self.equal_recall, self.equal_ef, self.qps_at_ef,
-                     self.single, self.noise):
-            out += [*part(), ""]
+        for part in (self.head, self.build, self.parts, self.equal_recall, self.equal_ef,
+                     self.own_grids, self.qps_at_ef, self.single, self.noise):
+            out += [*lines, ""] if (lines := list(part())) else []
         return out
 
     def head(self):
@@ -95,9 +99,11 @@ class Page:
         yield f"# {data['file']}"
         yield ""
         yield (f"{data['n_rows']:,} x {data['dim']} ({data['storage']} in the file, float32 "
-               f"to every library), {data['metric']}, {data['n_queries']} queries, k = {s['k']}. "
+               f"to every library), {data['metric']}, {data['n_queries']} "
+               f"{'out-of-distribution ' if data.get('queries') == 'ood' else ''}queries, "
+               f"k = {s['k']}. "
                f"M = {s['M']}, ef_construction = {s['ef_construction']}, built with "
-               f"{s['build_threads']} threads. Ratios are to {self.base}.")
+               f"{s['build_threads']} threads. Ratios are to {' / '.join(self.bases)}.")
         yield ""
         kind = "virtual, " if m["virtual"] else ""
         yield (f"{m['cpu']} (family/model/stepping {cpu}), {m['cores']} cores, {kind}"
@@ -108,7 +114,8 @@ class Page:
         yield ""
         for name, x in self.libraries.items():
             how = f"; {x['angular']}" if data["metric"] == "cosine" else ""
-            yield f"- {name} {x['version']}: {x['simd']}{how}"
+            terms = f"; {x['terms']}" if x.get("terms") else ""
+            yield f"- {name} {x['version']}: {x['simd']}{how}{terms}"
         for name, why in self.r["skipped"].items():
             yield f"- {name}: left out ({why})"
 
@@ -143,20 +150,33 @@ class Page:
                f"after the build less before it, input loaded both times. "
                f"Raw rows: {raw / 1e6:.1f} MB.")
 
+    def parts(self):
+        told = {name: x["parts"] for name, x in self.libraries.items() if x.get("parts")}
+        if not told:
+            return
+        names = list(dict.fromkeys(part for parts in told.values() for part in parts))
+        n = self.r["data"]["n_rows"]
+        yield "## Memory by part, bytes a row"
+        yield ""
+        yield from table(["part", *told], [
+            [part, *(f"{parts[part] / n:,.1f}" if part in parts else "-"
+                     for parts in told.values())] for part in names])
+        yield ""
+        yield "As the index itself tells."
+
     def equal_recall(self):
         for threads in self.r["settings"]["threads"]:
-            rows = []
-            for name, x in self.libraries.items():
-                cells = [name]
-                for target in TARGETS:
-                    cells.append(with_ratio(at_recall(curve(x, threads), target),
-                                            at_recall(curve(self.b, threads), target)))
-                rows.append(cells)
+            points = {name: curve(x, threads) for name, x in self.libraries.items()}
+            bases = {target: [at_recall(points[base], target) for base in self.bases]
+                     for target in TARGETS}
+            rows = [[name, *(with_ratio(at_recall(mine, target), bases[target])
+                             for target in TARGETS)] for name, mine in points.items() if mine]
             yield f"## QPS at equal recall, {threads} thread(s)"
             yield ""
             yield from table(["library", *(f"{t:g}" for t in TARGETS)], rows)
             yield ""
-        yield ("Best pass of each ef, log QPS interpolated over recall. - not reached with the ef "
+        yield (f"In brackets: over {' / over '.join(self.bases)}. "
+               "Best pass of each ef, log QPS interpolated over recall. - not reached with the ef "
                "measured; * the lowest ef already has more recall, its QPS is given.")
         used = self.r["settings"]["threads"]
         if 1 in used and len(used) > 1:
@@ -169,20 +189,25 @@ class Page:
             one = {s["ef"]: best_qps(s) for s in x["search"] if s["threads"] == 1}
             many = {s["ef"]: best_qps(s) for s in x["search"] if s["threads"] == threads}
             ratios = [many[ef] / one[ef] for ef in one if ef in many]
-            rows.append([name, f"{min(ratios):.2f}", f"{statistics.median(ratios):.2f}",
-                         f"{max(ratios):.2f}"])
+            if ratios:
+                rows.append([name, f"{min(ratios):.2f}", f"{statistics.median(ratios):.2f}",
+                             f"{max(ratios):.2f}"])
         yield from table([f"{threads} threads over 1, all ef", "least", "median", "most"], rows)
 
     def equal_ef(self):
         base = recall_at_ef(self.b)
-        others = [name for name in self.libraries if name != self.base]
+        others = {name: recall_at_ef(x) for name, x in self.libraries.items()
+                  if name != self.base}
+        others = {name: mine for name, mine in others.items() if set(mine) & set(base)}
         rows, worst = [], {name: (math.inf, 0) for name in others}
-        for ef in self.r["settings"]["efs"]:
-            cells = [str(ef), f"{base[ef]:.4f}"]
-            for name in others:
-                mine = recall_at_ef(self.libraries[name])[ef]
-                cells.append(f"{mine:.4f} ({mine - base[ef]:+.4f})")
-                worst[name] = min(worst[name], (mine - base[ef], ef))
+        for ef in base:
+            cells = [f"{ef:g}", f"{base[ef]:.4f}"]
+            for name, mine in others.items():
+                if ef not in mine:
+                    cells.append("-")
+                    continue
+                cells.append(f"{mine[ef]:.4f} ({mine[ef] - base[ef]:+.4f})")
+                worst[name] = min(worst[name], (mine[ef] - base[ef], ef))
             rows.append(cells)
         yield f"## recall@{self.r['settings']['k']} at equal ef (difference to {self.base})"
         yield ""
@@ -192,12 +217,31 @@ class Page:
             yield "Lowest difference: " + ", ".join(
                 f"{name} {least:+.4f} (ef {ef})" for name, (least, ef) in worst.items()) + "."
 
+    def own_grids(self):
+        """Curves of those whose sweep parameter is measured at other values than the base's."""
+        base = set(recall_at_ef(self.b))
+        for name, x in self.libraries.items():
+            recalls = recall_at_ef(x)
+            if set(recalls) & base:
+                continue
+            yield f"## {name}, by {x.get('sweep', 'ef')}"
+            yield ""
+            one = {s["ef"]: s for s in x["search"] if s["threads"] == min(
+                self.r["settings"]["threads"])}
+            yield from table([x.get("sweep", "ef"), "recall", "QPS (spread)"], [
+                [f"{ef:g}", f"{recalls[ef]:.4f}", f"{best_qps(s):,.0f} ({spread(s):.0%})"]
+                for ef, s in one.items()])
+            yield ""
+
     def qps_at_ef(self):
+        base = recall_at_ef(self.b)
         for threads in self.r["settings"]["threads"]:
             found = {name: {s["ef"]: s for s in x["search"] if s["threads"] == threads}
                      for name, x in self.libraries.items()}
-            rows = [[str(ef), *(f"{best_qps(found[name][ef]):,.0f} ({spread(found[name][ef]):.0%})"
-                                for name in found)] for ef in self.r["settings"]["efs"]]
+            found = {name: mine for name, mine in found.items() if set(mine) & set(base)}
+            rows = [[f"{ef:g}", *(f"{best_qps(mine[ef]):,.0f} ({spread(mine[ef]):.0%})"
+                                  if ef in mine else "-" for mine in found.values())]
+                    for ef in base]
             yield f"## QPS at equal ef, {threads} thread(s) (spread of the passes)"
             yield ""
             yield from table(["ef", *found], rows)
@@ -208,7 +252,8 @@ class Page:
         if not all(x["single"] for x in self.libraries.values()):
             return
         rows = []
-        base = self._at(self.b, lambda s: s["best_pass_mean"])
+        bases = [self._at(self.libraries[base], lambda s: s["best_pass_mean"])
+                 for base in self.bases]
         for name, x in self.libraries.items():
             mean = self._at(x, lambda s: s["best_pass_mean"])
             p50, p99 = (self._at(x, lambda s, key=key: s["plain"][key]) for key in ("p50", "p99"))
@@ -217,7 +262,8 @@ class Page:
             for target in TARGETS:
                 if mean[target] is None:
                     continue
-                rows.append([name, f"{target:g}", with_ratio(mean[target], base[target]),
+                rows.append([name, f"{target:g}",
+                             with_ratio(mean[target], [base[target] for base in bases]),
                              *self._pair(p50[target], p99[target]),
                              *self._pair(least50[target], least99[target])])
         yield "## One query at a time, 1 thread"
@@ -225,10 +271,10 @@ class Page:
         yield from table(["library", "recall", "QPS", "p50 us", "p99 us", "p99 / p50",
                           "p50 us, min", "p99 us, min", "p99 / p50, min"], rows)
         yield ""
-        yield ("1-D queries through the Python API (faiss: one row). QPS = 1 / mean of the best "
-               "pass. Plain columns pool every call of every pass; 'min' takes each query's "
-               "fastest pass first, which takes the machine's hiccups out and leaves the queries' "
-               "own difference. Interpolated as above.")
+        yield ("1-D queries through the Python API (faiss, symphonyqg: one row). QPS = 1 / mean of "
+               "the best pass. Plain columns pool every call of every pass; 'min' takes each "
+               "query's fastest pass first, which takes the machine's hiccups out and leaves the "
+               "queries' own difference. Interpolated as above.")
 
     @staticmethod
     def _at(library, us):
@@ -294,10 +340,10 @@ def plot(results, path):
     pyplot.close(figure)
 
 
-def write(path, base="hnswlib"):
+def write(path, bases=BASES):
     """Write NAME.md and, with matplotlib, NAME.png beside NAME.json."""
     results = json.loads(path.read_text())
-    page = Page(results, base).lines()
+    page = Page(results, bases).lines()
     try:
         plot(results, path.with_suffix(".png"))
         page += [f"![QPS over recall]({path.with_suffix('.png').name})"]
@@ -309,7 +355,8 @@ def write(path, base="hnswlib"):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("results", type=Path, nargs="+", metavar="JSON")
-    parser.add_argument("--base", default="hnswlib", help="what ratios are to")
+    parser.add_argument("--base", type=lambda text: text.split(","), default=BASES,
+                        metavar="LABEL,...", help="what ratios are to")
     args = parser.parse_args()
     for path in args.results:
         write(path, args.base)

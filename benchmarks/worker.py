@@ -1,6 +1,6 @@
 """One library in its own process: does one measurement at a time, as told on standard input.
 
-compare.py starts it, writes one JSON request a line and reads one JSON answer a line.  Between
+peers.py starts it, writes one JSON request a line and reads one JSON answer a line.  Between
 requests it sleeps, so any number of them can wait while one measures.
 """
 
@@ -91,32 +91,35 @@ class Clock:
 
 
 class Worker:
-    def __init__(self, name):
-        self.library = LIBRARIES[name]()
+    def __init__(self, name, arguments):
+        self.library = LIBRARIES[name](arguments)
 
     def about(self):
         return {"version": self.library.version(), "python": platform.python_version(),
-                "numpy": np.__version__}
+                "numpy": np.__version__, "terms": self.library.terms,
+                "sweep": self.library.sweep}
 
     def load(self, path, truth, shape, k, M, ef_construction):
         """Read and touch all input, and let the library start its threads and arenas."""
         self.shape = dataset.Shape(**shape)
         self.k, self.M, self.ef_construction = k, M, ef_construction
         self.rows = dataset.read_float32(path, "train", self.shape.n_rows)
-        self.queries = dataset.read_float32(path, "test", self.shape.n_queries)
+        with np.load(truth) as file:
+            self.queries = file["queries"]
+            self.true_ids, self.bound = file["ids"], file["bound"]
         if self.library.unit_rows and self.shape.metric == "cosine":
             dataset.normalise(self.rows)
             dataset.normalise(self.queries)
-        with np.load(truth) as file:
-            self.true_ids, self.bound = file["ids"], file["bound"]
         self.singles = [self.library.one_query(query) for query in self.queries]
         return {}
 
-    def _build(self, rows, num_threads):
+    def _new(self, n_rows):
         self.library.drop()
+        self.library.new(n_rows, self.shape.dim, self.shape.metric, self.M, self.ef_construction)
+
+    def _build(self, rows, num_threads):
         with Clock() as clock:
-            self.library.new(len(rows), self.shape.dim, self.shape.metric,
-                             self.M, self.ef_construction)
+            self._new(len(rows))
             self.library.add(rows, num_threads)
         return clock
 
@@ -137,9 +140,21 @@ class Worker:
         answer["resident"]["before"] = before["rss"]
         answer["resident"]["peak"] = highest - before["rss"] if highest else None
         answer["simd"] = self.library.simd()
+        answer["parts"] = self.library.memory_parts()
         self.before = before["rss"]
         gc.freeze()
         return answer
+
+    def ingest(self, start, stop, num_threads):
+        """Add rows start to stop to the index that the batches before have made."""
+        if not self.library.grows:
+            raise TypeError("it cannot add to an index that it has built")
+        if start == 0:
+            self._build(self.rows[:WARM_ROWS], num_threads)
+            self._new(len(self.rows))
+        with Clock() as clock:
+            self.library.add(self.rows[start:stop], num_threads)
+        return clock.as_dict()
 
     def search(self, ef, num_threads, min_seconds, score):
         """One pass: the batch again and again until min_seconds are over."""
@@ -182,7 +197,7 @@ class Worker:
         return {"rss": resident()["rss"] - self.before}
 
 
-def serve(name):
+def serve(name, arguments):
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)       # whatever a library prints must not break the protocol
     if not LIBRARIES[name].is_installed():
@@ -193,7 +208,7 @@ def serve(name):
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            worker = worker or Worker(name)
+            worker = worker or Worker(name, arguments)
             answer = getattr(worker, request.pop("do"))(**request)
         except Exception as error:
             traceback.print_exc()
@@ -202,4 +217,4 @@ def serve(name):
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1])
+    serve(sys.argv[1], json.loads(sys.argv[2]))

@@ -67,6 +67,14 @@ def check_includes():
     count(**{"failed" if code else "passed": 1})
 
 
+def check_prefetch():
+    name = "prefetches and registers of the compiled core"
+    code, lines = stream(name, [sys.executable, "tools/check_prefetch.py"])
+    if code == 77:
+        return skip(name, lines[-1].strip())
+    count(**{"failed" if code else "passed": 1})
+
+
 def compiler_makes(flags):
     """Can the compiler build a program with these flags that then runs?"""
     cc = os.environ.get("CC", "cc").split()
@@ -121,6 +129,7 @@ def python_tests():
 
 STEPS = {
     "includes": check_includes,
+    "prefetch": check_prefetch,
     "test-c": lambda: c_tests("test-c"),
     "asan": lambda: c_tests("asan", ["-fsanitize=address"]),
     "ubsan": lambda: c_tests("ubsan", ["-fsanitize=undefined"]),
