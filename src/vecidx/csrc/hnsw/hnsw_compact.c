@@ -53,8 +53,12 @@ static void copy_piece(void *arg, size_t begin, size_t end, unsigned who)
             copy_codes(to, slot, from, old);
         if (to->norms != NULL)
             to->norms[slot] = from->norms[old];
-        for (unsigned layer = 0; layer <= to->levels[slot]; layer++)
+        for (unsigned layer = 0; layer <= to->levels[slot]; layer++) {
+            /* What lies behind the links is stored too (docs/FORMAT.md). */
+            memset(vx_view_links(to, slot, layer), 0xFF,
+                   layer == 0 ? to->group_at : to->upper_bytes);
             vx_row_copy(to, slot, from, old, layer, c->slot_of);
+        }
         const vx_slot twin = vx_view_next_twin(from, old);
         if (twin != VX_NO_SLOT)
             atomic_store_explicit(&to->twins[slot], c->slot_of[twin] + 1, memory_order_relaxed);

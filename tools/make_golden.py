@@ -1,0 +1,106 @@
+"""Make the golden files: small indexes of format version 1, and what they answer.
+
+    python tools/make_golden.py [name ...]         into tests/golden/
+
+`v1-NAME.vidx` is loaded by every later vecidx, for ever; `v1-NAME.npz` holds what
+it must answer then.  So a file that is there is never written again: to cover
+something new, add a name.  That a rebuild gives the same bytes is not promised.
+
+An index takes codes once it has held 10,000 rows and keeps them when rows go, so
+quantised files are small too: most rows are deleted, and the rest compacted.
+"""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+
+import vecidx
+
+FOLDER = Path(__file__).resolve().parents[1] / "tests" / "golden"
+K = 5
+
+
+def rows_of(n, dim, seed):
+    """Rows in clumps, so that their neighbourhoods differ in density."""
+    rng = np.random.default_rng(seed)
+    middles = rng.standard_normal((20, dim)) * 3
+    return (middles[rng.integers(20, size=n)] + rng.standard_normal((n, dim))).astype(np.float32)
+
+
+def plain(n, dim, **params):
+    """Row numbers as ids, nothing deleted."""
+    index = vecidx.Index(dim, seed=11, **params)
+    index.add(rows_of(n, dim, 1))
+    return index
+
+
+def lived(n, dim, **params):
+    """Ids given, rows equal to others, replaced and deleted ones."""
+    rows = rows_of(n, dim, 2)
+    rows[n // 2: n // 2 + 6] = rows[3]
+    rows[n // 3] = rows[7]
+    ids = np.arange(n) * 5 + 2
+    index = vecidx.Index(dim, seed=12, **params)
+    index.add(rows, ids=ids)
+    index.delete(ids[20: 20 + n // 8])
+    index.add(rows_of(4, dim, 3), ids=ids[:4])
+    return index
+
+
+def quantised(n, dim, whole=False, **params):
+    """So many rows left of 10,000; then equal and deleted ones."""
+    rows = rows_of(10_000, dim, 4)
+    if whole:                                  # numbers that fit a byte: a lossless codec
+        rows = np.clip(np.round(rows * 10 + 128), 0, 255).astype(np.float32)
+    index = vecidx.Index(dim, M=4, ef_construction=20, seed=13, **params)
+    index.add(rows)
+    index.delete(np.arange(n, 10_000))
+    index.compact()
+    index.add(rows[[5, 5, 9]], ids=[20_000, 20_001, 20_002])
+    index.delete(np.arange(30, 40))
+    return index
+
+
+GOLDEN = {
+    "empty": lambda: plain(0, 3),
+    "one": lambda: plain(1, 5, metric="cosine"),
+    "l2": lambda: plain(60, 3, M=3, ef_construction=20),
+    "ip": lambda: lived(80, 17, metric="ip", M=2, ef_construction=20),
+    "cosine": lambda: lived(120, 4, metric="cosine", M=4, ef_construction=20),
+    "wanted": lambda: plain(40, 2, M=4, quantization="auto"),  # too few rows for codes
+    "sq8": lambda: quantised(200, 6, metric="ip", quantization="sq8"),
+    "bytes": lambda: quantised(200, 3, metric="l2", quantization="sq8", whole=True),
+    "auto": lambda: quantised(300, 8, metric="l2", quantization="auto"),
+    "auto-ip": lambda: quantised(150, 9, metric="ip", quantization="auto"),
+    "ranks": lambda: quantised(150, 257, metric="cosine", quantization="auto"),
+}
+
+
+def answers(index):
+    """Everything an index says that does not depend on the path of a walk."""
+    ids = index.ids()
+    rng = np.random.default_rng(5)
+    queries = rng.standard_normal((4, index.dim)).astype(np.float32) * 2 + 0.1
+    found, distances = index.search(queries, k=K, exact=True)
+    return {"ids": ids, "rows": index.get(ids).reshape(len(ids), index.dim), "queries": queries,
+            "found": found, "distances": distances, "metric": index.metric, "M": index.M,
+            "quantization": index._quantization or "none", "seed": index.seed,
+            "ef_construction": index.ef_construction}
+
+
+def main(names):
+    FOLDER.mkdir(exist_ok=True)
+    for name in names or GOLDEN:
+        path = FOLDER / f"v1-{name}.vidx"
+        if path.exists():
+            print(f"{path.name}: there already, and kept")
+            continue
+        index = GOLDEN[name]()
+        index.save(path)
+        np.savez_compressed(path.with_suffix(".npz"), **answers(index))
+        print(f"{path.name}: {path.stat().st_size} bytes, {len(index)} rows")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
