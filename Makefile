@@ -4,6 +4,8 @@
 #   make test       everything CI runs
 #   make dev        editable install with C asserts, for working on the code
 #   make test-c asan ubsan tsan    the C tests, plain and under each sanitizer
+#   make fuzz       fuzz the loader for 10 minutes (clang); ARGS=-max_total_time=60
+#   make corrupt    every test of damaged files, under ASan: half an hour
 #   make simd       the Python tests, once per SIMD level
 #   make profile    flame graphs and hottest lines of a build and a search; needs perf
 #                   (Debian: apt-get install linux-perf binutils)
@@ -160,6 +162,23 @@ run-$(1): $(C_TESTS:%=build/c/$(1)/%)
 .PHONY: run-$(1)
 endef
 $(foreach variant,plain asan ubsan tsan,$(eval $(call c_variant,$(variant))))
+
+# A fuzzer of the loader, by clang's libFuzzer, 10 minutes unless ARGS says otherwise;
+# what it finds is a file build/fuzz/crash-*.  Mended, it becomes a test.
+FUZZ_CC ?= clang
+C_FLAGS_fuzz := -O1 -fsanitize=address,undefined,fuzzer-no-link -fno-sanitize-recover=all
+build/c/fuzz/%: CC := $(FUZZ_CC)
+$(eval $(call c_variant,fuzz))
+build/c/fuzz/fuzz_load: tests/c/fuzz_load.c tests/c/vx_damage.h build/c/fuzz/libvecidx.a
+	$(CC) $(C_FLAGS) $(C_FLAGS_fuzz) -fsanitize=fuzzer $< build/c/fuzz/libvecidx.a -lm -o $@
+fuzz: build/c/fuzz/fuzz_load
+	@mkdir -p build/fuzz/corpus build/fuzz/seeds
+	@cp tests/golden/*.vidx build/fuzz/seeds
+	build/c/fuzz/fuzz_load -artifact_prefix=build/fuzz/ -max_len=450000 -timeout=25 \
+	-max_total_time=600 -print_final_stats=1 $(ARGS) build/fuzz/corpus build/fuzz/seeds
+
+corrupt: build/c/asan/test_corrupt
+	VECIDX_LONG=1 $<
 
 test-c: run-plain
 asan: run-asan

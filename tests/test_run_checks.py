@@ -87,3 +87,11 @@ def test_a_level_where_nothing_passed_is_a_failure(checks, monkeypatch, capsys, 
     checks.python_tests()
     assert (checks.totals["passed"], checks.totals["failed"]) == (passed, failed)
     assert ("none passed" in capsys.readouterr().out) == (passed == 0)
+
+
+def test_the_fuzzer_is_skipped_by_name_where_its_compiler_is_missing(checks, monkeypatch, capsys):
+    monkeypatch.setenv("FUZZ_CC", "no-such-compiler")
+    monkeypatch.setattr(checks, "STRICT", False)
+    checks.fuzz()
+    assert checks.totals == {"passed": 0, "failed": 0, "skipped": 1}
+    assert "SKIPPED: fuzzer of the loader: no-such-compiler" in capsys.readouterr().out

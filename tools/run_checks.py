@@ -75,15 +75,15 @@ def check_prefetch():
     count(**{"failed" if code else "passed": 1})
 
 
-def compiler_makes(flags):
+def compiler_makes(flags, cc=None, text="int main(void) { return 0; }\n", args=()):
     """Can the compiler build a program with these flags that then runs?"""
-    cc = os.environ.get("CC", "cc").split()
+    cc = (cc or os.environ.get("CC", "cc")).split()
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder, "try.c"), Path(folder, "try")
-        source.write_text("int main(void) { return 0; }\n")
+        source.write_text(text)
         try:
             subprocess.run([*cc, *flags, source, "-o", program], check=True, capture_output=True)
-            subprocess.run([program], check=True, capture_output=True)
+            subprocess.run([program, *args], check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError):
             return False
     return True
@@ -98,6 +98,20 @@ def c_tests(target, flags=()):
     failed = sum(number_before("failed", line) for line in summaries)
     count(passed=sum(number_before("passed", line) for line in summaries),
           failed=failed or (1 if code else 0))  # a crash prints no summary
+
+
+def fuzz():
+    """A minute of the loader's fuzzer."""
+    name = "fuzzer of the loader"
+    cc = os.environ.get("FUZZ_CC", "clang")
+    source = ("int LLVMFuzzerTestOneInput(const unsigned char *, unsigned long);\n"
+              "int LLVMFuzzerTestOneInput(const unsigned char *p, unsigned long n)\n"
+              "{ return n > 9 && p[9] == 1 && p[0] == 9; }\n")
+    if not compiler_makes(["-fsanitize=fuzzer,address,undefined"], cc, source, ["-runs=1"]):
+        return skip(name, f"{cc} cannot build a libFuzzer program with ASan")
+    code, _ = stream(name, [os.environ.get("MAKE", "make"), "--no-print-directory", "fuzz",
+                            f"FUZZ_CC={cc}", "ARGS=-max_total_time=60 -verbosity=0"])
+    count(**{"failed" if code else "passed": 1})
 
 
 def has_level(level):
@@ -133,6 +147,7 @@ STEPS = {
     "test-c": lambda: c_tests("test-c"),
     "asan": lambda: c_tests("asan", ["-fsanitize=address"]),
     "ubsan": lambda: c_tests("ubsan", ["-fsanitize=undefined"]),
+    "fuzz": fuzz,
     "python": python_tests,
 }
 

@@ -275,6 +275,7 @@ vx_status vx_io_fields(const vx_store *store, uint64_t fields[VX_N_FIELDS], vx_e
          VX_MAX_BLOCK_BYTES},
         {FIELD_UPPER_BYTES, "length of an upper link row",
          vx_round_up(4 * fields[FIELD_M], VX_LINE), vx_round_up(4 * fields[FIELD_M], VX_LINE)},
+        {FIELD_LOCAL_DIM, "local dimension", 0, UINT32_MAX},
     };
     for (size_t i = 0; i < N_OF(limits); i++) {
         const uint64_t got = fields[limits[i].field];

@@ -45,6 +45,10 @@ static vx_status find_planes(struct load *l, const void *given[VX_N_PLANES], vx_
         const vx_stored_plane *p = &vx_stored_planes[i];
         const vx_entry *e = vx_store_find(l->store, p->kind);
         const uint64_t bytes = plane_rows(l, p->plane) * vx_view_row_bytes(view, p->plane);
+        if (e != NULL && vx_view_row_bytes(view, p->plane) == 0)
+            return vx_fail(err, VX_E_FORMAT,
+                           "section '%s' (at byte %llu): an index of these parameters has none",
+                           p->name, (unsigned long long)e->offset);
         if (vx_view_row_bytes(view, p->plane) == 0 || (e == NULL && p->may_lack))
             continue;
         if (e == NULL)

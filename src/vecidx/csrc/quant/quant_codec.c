@@ -479,6 +479,15 @@ static bool are_finite(const float *values, size_t n)
     return true;
 }
 
+/* Words that are 0 or 1, numbers kept for later that are 0. */
+static bool are_words(const uint32_t numbers[6], const float values[STORED_WORDS - 6])
+{
+    for (int i = 6; i < STORED_WORDS - 6; i++)
+        if (values[i] != 0)
+            return false;
+    return numbers[4] <= 1 && numbers[5] <= 1;
+}
+
 /* Numbers that some codec of these rows has. */
 static bool is_possible(const vx_codec *codec, uint32_t dim, bool is_ip)
 {
@@ -503,8 +512,10 @@ static vx_status read_arrays(vx_codec *codec, const char *at, vx_error *err)
     at = get(at, codec->center, codec->n_coords * sizeof *codec->center);
     at = get(at, codec->signs, codec->n_coords * sizeof *codec->signs);
     get(at, codec->directions, codec->n_coords * codec->row_bytes);
-    return are_finite(codec->low, codec->code_dim) && are_finite(codec->center, codec->n_coords) &&
-                   are_finite(codec->signs, codec->n_coords)
+    for (uint32_t i = 0; i < codec->n_coords; i++)
+        if (codec->signs[i] != 1 && codec->signs[i] != -1)
+            return vx_fail(err, VX_E_FORMAT, "section 'codec': sign %u is neither 1 nor -1", i);
+    return are_finite(codec->low, codec->code_dim) && are_finite(codec->center, codec->n_coords)
                ? VX_OK
                : vx_fail(err, VX_E_FORMAT, "section 'codec': a value is not finite");
 }
@@ -528,7 +539,8 @@ vx_status vx_codec_restore(const void *stored, size_t n, uint32_t dim, bool is_i
         .edge_unit = values[5],
     };
     vx_status st = VX_OK;
-    if (!are_finite(values, STORED_WORDS - 6) || !is_possible(codec, dim, is_ip))
+    if (!are_finite(values, STORED_WORDS - 6) || !are_words(numbers, values) ||
+        !is_possible(codec, dim, is_ip))
         st = vx_fail(err, VX_E_FORMAT, "section 'codec': no codec of such rows has these numbers");
     else if (n != vx_codec_stored_bytes(codec))
         st = vx_fail(err, VX_E_FORMAT, "section 'codec': expected %zu bytes, found %zu",
