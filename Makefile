@@ -6,6 +6,7 @@
 #   make test-c asan ubsan tsan    the C tests, plain and under each sanitizer
 #   make fuzz       fuzz the loader for 10 minutes (clang); ARGS=-max_total_time=60
 #   make corrupt    every test of damaged files, under ASan: half an hour
+#   make stress     the threaded C tests under TSan for 10 minutes (STRESS_SECONDS=)
 #   make simd       the Python tests, once per SIMD level
 #   make profile    flame graphs and hottest lines of a build and a search; needs perf
 #                   (Debian: apt-get install linux-perf binutils)
@@ -34,8 +35,8 @@ PACKAGE := setup.py pyproject.toml $(C_HEADERS) $(C_SOURCES) $(wildcard src/veci
 extra = $$($(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', \
 	'rb'))['project']['optional-dependencies']['$(1)'])")
 
-.PHONY: all demo test dev test-c asan ubsan tsan simd bench bench-all profile lint annotate \
-	wheels clean
+.PHONY: all demo test dev test-c asan ubsan tsan stress fuzz corrupt simd bench bench-all profile \
+	lint annotate wheels clean
 all: $(VENV)/.installed
 
 # ---- the environment ---------------------------------------------------------
@@ -179,6 +180,13 @@ fuzz: build/c/fuzz/fuzz_load
 
 corrupt: build/c/asan/test_corrupt
 	VECIDX_LONG=1 $<
+
+STRESS_SECONDS ?= 600
+stress: build/c/tsan/test_living build/c/tsan/test_writers build/c/tsan/test_pool
+	@end=$$(($$(date +%s) + $(STRESS_SECONDS))); rounds=0; \
+	while [ $$(date +%s) -lt $$end ]; do \
+	for test in $^; do $(C_RUN_tsan) $$test || exit 1; done; rounds=$$((rounds + 1)); done; \
+	echo "$$rounds rounds"
 
 test-c: run-plain
 asan: run-asan

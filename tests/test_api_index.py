@@ -326,15 +326,15 @@ def test_stubs_name_what_there_is(module, stub, cls):
     assert stub_class.name == cls.__name__
     assert declared_names(stub_class.body) == {n for n in dir(cls) if not n.startswith("_")}
 
-    checked = 0
+    seen = set()             # of overloads the first has all the defaults
     for owner, body in ((module, tree.body), (cls, stub_class.body)):
         for node in body:
-            if not isinstance(node, ast.FunctionDef):
+            if not isinstance(node, ast.FunctionDef) or (owner, node.name) in seen:
                 continue
             live = inspect.getattr_static(owner, node.name)
             if isinstance(live, property) or node.name in ("__len__", "__contains__"):
                 continue
             live = getattr(owner, node.name)
             assert declared_arguments(node) == live_arguments(live), node.name
-            checked += 1
-    assert checked >= 10
+            seen.add((owner, node.name))
+    assert len(seen) >= 10

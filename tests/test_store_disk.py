@@ -170,6 +170,7 @@ def test_a_file_of_another_in_a_sticky_folder(folder):
     """The rename is refused, after all has been written."""
     path = folder / "x"
     path.write_bytes(b"old")
+    os.chmod(path, 0o666)
     os.chmod(folder, 0o1777)
     assert as_nobody("save", path) == f"PermissionError {errno.EPERM} {path}"
     assert path.read_bytes() == b"old" and os.listdir(folder) == ["x"]

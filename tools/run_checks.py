@@ -10,6 +10,7 @@ at least one must pass.
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -83,7 +84,9 @@ def compiler_makes(flags, cc=None, text="int main(void) { return 0; }\n", args=(
         source.write_text(text)
         try:
             subprocess.run([*cc, *flags, source, "-o", program], check=True, capture_output=True)
-            subprocess.run([program, *args], check=True, capture_output=True)
+            # TSan of older compilers cannot stand a fully randomised address space.
+            calm = ["setarch", "-R"] if shutil.which("setarch") else []
+            subprocess.run([*calm, program, *args], check=True, capture_output=True)
         except (OSError, subprocess.CalledProcessError):
             return False
     return True
@@ -141,6 +144,38 @@ def python_tests():
               failed=failed or (1 if code or passed == 0 else 0))
 
 
+def free_threaded_tests():
+    """The tests of threads on a CPython without GIL: VECIDX_FREE_THREADED, or one on the path.
+
+    None is part of any distribution's base, so that it is missing is no error.
+    """
+    names = [os.environ.get("VECIDX_FREE_THREADED"), "python3.14t", "python3.13t"]
+    python = next(filter(None, (shutil.which(name) for name in names if name)), None)
+    if python is None:
+        say("SKIPPED: free-threaded Python tests: no python3.14t or python3.13t")
+        return count(skipped=1)
+    folder = ROOT / "build" / "free-threaded"
+    pip = [folder / "bin" / "python", "-m", "pip", "-q", "install"]
+    for name, command in [
+            ("environment", [python, "-m", "venv", "--clear", folder]),
+            ("tools", [*pip, "--only-binary", ":all:", "setuptools>=77", "cython>=3.1", "numpy",
+                       "pytest", "hypothesis"]),
+            ("install", [*pip, "--no-build-isolation", "."])]:
+        code, _ = stream(f"free-threaded Python: {name}", [str(part) for part in command])
+        if code:
+            return count(failed=1)
+    code, lines = stream(
+        "free-threaded Python tests",
+        [str(folder / "bin" / "python"), "-m", "pytest", "-q", "-rs", "--color=no",
+         "-p", "no:cacheprovider",
+         *map(str, sorted((ROOT / "tests").glob("test_living*.py"))), "tests/test_api_threads.py"],
+        {"PYTHON_GIL": "0"})
+    summary = pytest_summary(lines)
+    failed = number_before("failed", summary) + number_before("error", summary)
+    count(passed=number_before("passed", summary), skipped=number_before("skipped", summary),
+          failed=failed or (1 if code else 0))
+
+
 STEPS = {
     "includes": check_includes,
     "prefetch": check_prefetch,
@@ -148,7 +183,9 @@ STEPS = {
     "asan": lambda: c_tests("asan", ["-fsanitize=address"]),
     "ubsan": lambda: c_tests("ubsan", ["-fsanitize=undefined"]),
     "fuzz": fuzz,
+    "tsan": lambda: c_tests("tsan", ["-fsanitize=thread"]),
     "python": python_tests,
+    "free-threaded": free_threaded_tests,
 }
 
 

@@ -21,8 +21,6 @@ from libc.string cimport memcpy
 
 from vecidx._vecidx cimport *
 
-from threading import get_ident
-
 from vecidx.errors import IndexFormatError, VecidxError
 
 METRICS = {"l2": <int>VX_L2SQ, "ip": <int>VX_IP, "cosine": <int>VX_COSINE}
@@ -160,11 +158,9 @@ cdef class CoreIndex:
     """Owns one vx_index.  Made by :meth:`create`, :meth:`load` or :meth:`load_bytes` only."""
 
     cdef vx_index *_index
-    cdef set _writers       # threads inside a call that holds, or waits for, the writer lock
 
     def __cinit__(self):
         self._index = NULL
-        self._writers = set()
 
     def __dealloc__(self):
         with nogil:                    # giving back gigabytes takes its time
@@ -190,15 +186,6 @@ cdef class CoreIndex:
             raise_status(&err)
         return self
 
-    cdef object _enter_writer(self, str verb):
-        """Refuse a writer inside a writer: it would wait for itself for ever."""
-        cdef object me = get_ident()
-        if me in self._writers:
-            raise VecidxError(
-                f"{verb}: this thread is inside another add, delete, compact, save, check or close "
-                "of the same index (called from its progress callable or a signal handler?)")
-        self._writers.add(me)
-        return me
 
     def params(self):
         """(dim, metric number, quantization number, M, ef_construction, seed)"""
@@ -223,14 +210,9 @@ cdef class CoreIndex:
             label_in = &labels[0]
         tick.progress = progress
         tick.total = n
-        me = self._enter_writer("add")
-        try:
-            with nogil:
-                status = vx_index_add(self._index, &rows[0, 0], n, label_in,
-                                      <vx_on_conflict>on_conflict, &run, &out_labels[0],
-                                      &added, &err)
-        finally:
-            self._writers.discard(me)
+        with nogil:
+            status = vx_index_add(self._index, &rows[0, 0], n, label_in,
+                                  <vx_on_conflict>on_conflict, &run, &out_labels[0], &added, &err)
         if status == VX_OK:
             return
         try:
@@ -239,7 +221,7 @@ cdef class CoreIndex:
             raise_status(&err, None, ValueError)
         except BaseException as exc:
             exc.rows_added = added
-            if status == VX_E_INTERRUPTED or status == VX_E_NOMEM:
+            if status == VX_E_INTERRUPTED or status == VX_E_NOMEM or added > 0:
                 exc.add_note(f"vecidx: the first {added} of this call's {n} rows are in the "
                              "index, which stays valid")
             raise
@@ -255,13 +237,9 @@ cdef class CoreIndex:
             vx_status status
         if n == 0:
             return 0
-        me = self._enter_writer("delete")
-        try:
-            with nogil:
-                status = vx_index_delete(self._index, &labels[0], n, <vx_on_missing>on_missing,
-                                         &run, &deleted, &err)
-        finally:
-            self._writers.discard(me)
+        with nogil:
+            status = vx_index_delete(self._index, &labels[0], n, <vx_on_missing>on_missing,
+                                     &run, &deleted, &err)
         if status == VX_OK:
             return deleted
         try:
@@ -273,13 +251,52 @@ cdef class CoreIndex:
                 exc.add_note(f"vecidx: {deleted} rows are deleted; the index stays valid")
             raise
 
+    def merge(self, CoreIndex other not None, int on_conflict, unsigned num_threads, progress):
+        """How many rows the other had."""
+        cdef:
+            uint64_t added = 0
+            _Tick tick = _Tick()
+            vx_run run = _make_run(tick, num_threads)
+            vx_error err
+            vx_status status
+        tick.progress = progress
+        tick.total = vx_index_count(other._index)
+        with nogil:
+            status = vx_index_merge(self._index, other._index, <vx_on_conflict>on_conflict, &run,
+                                    &added, &err)
+        if status == VX_OK:
+            return added
+        try:
+            if status == VX_E_INTERRUPTED:
+                tick.reraise()
+            raise_status(&err, None, ValueError)
+        except BaseException as exc:
+            exc.rows_added = added
+            if status == VX_E_INTERRUPTED or status == VX_E_NOMEM or added > 0:
+                exc.add_note(f"vecidx: {added} rows of the other index are in this one, which "
+                             "stays valid; to merge again does the rest")
+            raise
+
+    def reserve(self, uint64_t n):
+        cdef:
+            _Tick tick = _Tick()
+            vx_run run = _make_run(tick, 0)
+            vx_error err
+            vx_status status
+        with nogil:
+            status = vx_index_reserve(self._index, n, &run, &err)
+        if status == VX_E_INTERRUPTED:
+            tick.reraise()
+        if status != VX_OK:
+            raise_status(&err)
+
     def compact(self, unsigned num_threads):
-        self._maintain("compact", vx_index_compact, num_threads)
+        self._maintain(vx_index_compact, num_threads)
 
     def repair(self, unsigned num_threads):
-        self._maintain("check", vx_index_repair, num_threads)
+        self._maintain(vx_index_repair, num_threads)
 
-    cdef int _maintain(self, str verb,
+    cdef int _maintain(self,
                        vx_status (*fn)(vx_index *, const vx_run *, vx_error *) noexcept nogil,
                        unsigned num_threads) except -1:
         cdef:
@@ -287,12 +304,8 @@ cdef class CoreIndex:
             vx_run run = _make_run(tick, num_threads)
             vx_error err
             vx_status status
-        me = self._enter_writer(verb)
-        try:
-            with nogil:
-                status = fn(self._index, &run, &err)
-        finally:
-            self._writers.discard(me)
+        with nogil:
+            status = fn(self._index, &run, &err)
         if status == VX_E_INTERRUPTED:
             tick.reraise()
         if status != VX_OK:
@@ -362,15 +375,14 @@ cdef class CoreIndex:
         return vx_index_count(self._index)
 
     def labels(self, int64_t[::1] out not None):
-        """Fill `out` with the ids of live rows; how many were written."""
+        """Fill `out` with the ids of live rows; how many there are, maybe more than it holds."""
         cdef:
             uint64_t cap = out.shape[0], n = 0
+            int64_t *to = &out[0] if cap > 0 else NULL
             vx_error err
             vx_status status
-        if cap == 0:
-            return 0
         with nogil:
-            status = vx_index_labels(self._index, &out[0], cap, &n, &err)
+            status = vx_index_labels(self._index, to, cap, &n, &err)
         if status != VX_OK:
             raise_status(&err)
         return n
@@ -423,14 +435,14 @@ cdef class CoreIndex:
     def check(self):
         cdef:
             vx_check found
+            _Tick tick = _Tick()
+            vx_run run = _make_run(tick, 0)
             vx_error err
             vx_status status
-        me = self._enter_writer("check")
-        try:
-            with nogil:
-                status = vx_index_check(self._index, &found, &err)
-        finally:
-            self._writers.discard(me)
+        with nogil:
+            status = vx_index_check(self._index, &run, &found, &err)
+        if status == VX_E_INTERRUPTED:
+            tick.reraise()
         if status != VX_OK:
             raise_status(&err)
         return {"unreachable": found.n_unreachable}
@@ -480,12 +492,8 @@ cdef class CoreIndex:
             vx_run run = _make_run(tick, 0)
             vx_error err
             vx_status status
-        me = self._enter_writer("save")
-        try:
-            with nogil:
-                status = vx_index_save(self._index, c_path, &run, &err)
-        finally:
-            self._writers.discard(me)
+        with nogil:
+            status = vx_index_save(self._index, c_path, &run, &err)
         if status == VX_E_INTERRUPTED:
             tick.reraise()
         if status != VX_OK:
@@ -508,12 +516,8 @@ cdef class CoreIndex:
         sink.begin = _sink_begin
         sink.write = _sink_write
         sink.arg = &state
-        me = self._enter_writer("save")
-        try:
-            with nogil:
-                status = vx_index_save_to(self._index, &sink, &run, &err)
-        finally:
-            self._writers.discard(me)
+        with nogil:
+            status = vx_index_save_to(self._index, &sink, &run, &err)
         if status == VX_OK:
             return to.data
         if to.error is not None:
@@ -541,12 +545,8 @@ cdef class CoreIndex:
             vx_run run = _make_run(tick, 0)
             vx_error err
             vx_status status
-        me = self._enter_writer("close")
-        try:
-            with nogil:
-                status = vx_index_close(self._index, &run, &err)
-        finally:
-            self._writers.discard(me)
+        with nogil:
+            status = vx_index_close(self._index, &run, &err)
         if status == VX_E_INTERRUPTED:
             tick.reraise()
         if status != VX_OK:

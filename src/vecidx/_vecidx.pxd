@@ -79,6 +79,9 @@ cdef extern from "vecidx.h" nogil:
                               vx_on_missing on_missing, const vx_run *run,
                               uint64_t *out_deleted, vx_error *err)
 
+    vx_status vx_index_merge(vx_index *index, vx_index *other, vx_on_conflict on_conflict,
+                             const vx_run *run, uint64_t *out_added, vx_error *err)
+    vx_status vx_index_reserve(vx_index *index, uint64_t n_rows, const vx_run *run, vx_error *err)
     vx_status vx_index_compact(vx_index *index, const vx_run *run, vx_error *err)
     vx_status vx_index_repair(vx_index *index, const vx_run *run, vx_error *err)
 
@@ -133,7 +136,8 @@ cdef extern from "vecidx.h" nogil:
     ctypedef struct vx_check:
         uint64_t n_unreachable
 
-    vx_status vx_index_check(vx_index *index, vx_check *out, vx_error *err)
+    vx_status vx_index_check(vx_index *index, const vx_run *run, vx_check *out,
+                             vx_error *err)
 
     vx_status vx_index_save(vx_index *index, const char *path, const vx_run *run, vx_error *err)
 

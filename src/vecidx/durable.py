@@ -147,6 +147,16 @@ class DurableIndex(Index):
 
     delete.__doc__ = Index.delete.__doc__
 
+    def merge(self, other, *, on_conflict="replace", num_threads=None, progress=False):
+        """As :meth:`Index.merge`; logged, and so no sooner done than an add of the vectors."""
+        if not isinstance(other, Index):
+            raise TypeError(f"other: expected a vecidx.Index, got {type(other).__name__}")
+        if other is self or (other.dim, other.metric) != (self.dim, self.metric):
+            raise ValueError("other: expected another index, of this one's dim and metric")
+        ids = other.ids()
+        self.add(other.get(ids), ids=ids, on_conflict=on_conflict, num_threads=num_threads,
+                 progress=progress)
+
     def _record(self, log, kind, body, tail):
         """Turn the room taken into a record of what has changed."""
         if self._pid != os.getpid():         # the call itself, by its progress, has forked

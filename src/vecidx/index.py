@@ -5,11 +5,13 @@ everything (nothing has changed yet when a check fails), allocate the results,
 make one core call.
 """
 
+import functools
 import pickle
 
 import numpy as np
 
 from vecidx import _core, _storage
+from vecidx._background import Background
 from vecidx._validate import (
     FLOAT32,
     INT64,
@@ -66,7 +68,8 @@ class Index:
         length), the vectors go on being compared.
     seed : int
         Of the random layers, 0 to 2**64 - 1.  The same rows in the same calls
-        with the same seed give the same graph, whatever the number of threads.
+        with the same seed give the same graph, whatever the number of threads,
+        where no call of another thread comes between.
     num_threads : int, optional
         Threads that calls on this index use; by default
         :func:`vecidx.get_num_threads`.
@@ -75,8 +78,13 @@ class Index:
 
     Notes
     -----
-    Any number of threads may search while one adds or deletes; writers wait
-    for one another.  All long calls release the GIL and answer Ctrl-C.
+    Any number of threads may search while one adds or deletes, and no search
+    waits for them.  Writers wait for one another, first come first served; a
+    long ``add`` or ``merge`` lets those that wait through, within some 50 ms,
+    and is then as several adds: a delete cannot meet its vectors that are not
+    in yet, and ``on_conflict`` applies to ids that came in meanwhile as well.
+    The ids it chose stay its own.  All long calls release the GIL and answer
+    Ctrl-C.
 
     Examples
     --------
@@ -153,6 +161,8 @@ class Index:
             Before anything has changed: a wrong shape or type; NaN, an
             infinity, or under ``"cosine"`` a zero vector, named by its row; a
             negative or repeated id; under ``"error"`` an id that is there.
+            (An id that came in while a long add let others through ends it
+            with the rows added until then, as below.)
         MemoryError, KeyboardInterrupt
             The rows added until then stay; a note on the exception says how
             many they are, and so does its attribute ``rows_added``; the index
@@ -175,9 +185,7 @@ class Index:
             if len(labels) != len(rows):
                 raise ValueError(f"ids: expected {len(rows)}, one for each vector, "
                                  f"got {len(labels)}")
-        if not callable(progress) and not isinstance(progress, (bool, np.bool_)):
-            raise TypeError(f"progress: expected True, False or a callable, "
-                            f"got {type(progress).__name__}")
+        _check_progress(progress)
         return rows, labels, conflict, check_threads(num_threads, self._threads)
 
     def _run_add(self, rows, labels, conflict, threads, progress, used):
@@ -226,19 +234,87 @@ class Index:
             check_word(missing, name="missing", known=tuple(_core.ON_MISSING))]
         return self._core.delete(labels, missing, check_threads(num_threads, self._threads))
 
-    def compact(self, *, num_threads=None):
+    def compact(self, *, background=False, num_threads=None):
         """Give back the memory of vectors that were deleted or replaced.
 
         Their places are taken by later vectors anyway; this is for an index
         that has shrunk.  What is left is copied, while searches go on: for that
         long both copies take memory.  Does nothing where nothing is to be won.
 
+        Parameters
+        ----------
+        background : bool
+            Return at once.  Searches go on; an add or a delete made meanwhile
+            waits until the copy is made.
+        num_threads : int, optional
+            By default the index's.
+
+        Returns
+        -------
+        None, or under ``background`` an object with
+            ``done``, whether it has ended, and ``wait(timeout=None)``, which
+            waits for that, raises what went wrong, and says whether it has ended.
+
         Raises
         ------
         MemoryError, KeyboardInterrupt
             Nothing has changed that a search could tell.
         """
-        self._core.compact(check_threads(num_threads, self._threads))
+        threads = check_threads(num_threads, self._threads)
+        if not isinstance(background, (bool, np.bool_)):
+            raise TypeError(f"background: expected True or False, got {type(background).__name__}")
+        if background:
+            return Background("compact", functools.partial(self._core.compact, threads))
+        return self._core.compact(threads)
+
+    def reserve(self, n):
+        """Make room for ``n`` vectors in all, so that adds up to there cannot fail for memory.
+
+        An index grows by itself; this moves that to a moment of your choice.
+
+        Raises
+        ------
+        MemoryError
+            Nothing has changed.
+        """
+        self._core.reserve(check_int(n, name="n", low=0, high=MAX_K))
+
+    def merge(self, other, *, on_conflict="replace", num_threads=None, progress=False):
+        """Add all vectors of another index, under their ids.
+
+        Sooner done than adding them: the other's graph says which are near one
+        another.  Call it on the larger of the two.
+
+        Parameters
+        ----------
+        other : Index
+            Of the same ``dim`` and ``metric``.  It is read as it is when the
+            call begins, and does not change.
+        on_conflict, num_threads, progress
+            As for :meth:`add`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            Before anything has changed: another dim or metric, the index
+            itself; under ``"error"`` an id that is in both.
+        MemoryError, KeyboardInterrupt
+            The vectors merged until then stay; ``rows_added`` of the exception
+            says how many they are.  To merge again does the rest.
+        """
+        if not isinstance(other, Index):
+            raise TypeError(f"other: expected a vecidx.Index, got {type(other).__name__}")
+        conflict = _core.ON_CONFLICT[
+            check_word(on_conflict, name="on_conflict", known=tuple(_core.ON_CONFLICT))]
+        _check_progress(progress)
+        threads = check_threads(num_threads, self._threads)
+        report, close = _progress(progress, len(other))
+        try:
+            n = self._core.merge(other._core, conflict, threads, report)
+            if report is not None and n > 0:
+                _report_end(report, n)
+        finally:
+            close()
 
     # ---- reading ------------------------------------------------------------
 
@@ -334,13 +410,21 @@ class Index:
         return self._core.count()
 
     def ids(self):
-        """The ids in the index: int64, shape (len,).
+        """The ids in the index at one moment: int64, shape (len,).
 
         In the order they were added, but that a vector may take the place of
-        one that was deleted or replaced before.
+        one that was deleted or replaced before.  ``for id in index`` goes
+        through them, whatever is added or deleted meanwhile.
         """
-        out = np.empty(self._core.count(), INT64)
-        return out[:self._core.labels(out)]
+        n = self._core.count()
+        while True:
+            out = np.empty(n, INT64)
+            n = self._core.labels(out)
+            if n <= len(out):                # else more have come in
+                return out[:n]
+
+    def __iter__(self):
+        return iter(self.ids().tolist())
 
     def stats(self):
         """Counts about the graph.
@@ -609,6 +693,12 @@ def human_bytes(n):
         n /= 1024
         if n < 1024 or unit == "TiB":
             return f"{n:.1f} {unit}"
+
+
+def _check_progress(progress):
+    if not callable(progress) and not isinstance(progress, (bool, np.bool_)):
+        raise TypeError(f"progress: expected True, False or a callable, "
+                        f"got {type(progress).__name__}")
 
 
 def _progress(progress, total):

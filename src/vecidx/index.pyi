@@ -1,12 +1,14 @@
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from os import PathLike
-from typing import Literal, Self
+from typing import Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import Buffer
 
 from vecidx._storage import SupportsRead, SupportsWrite
+
+from vecidx._background import Background
 
 class Index:
     def __init__(
@@ -38,7 +40,23 @@ class Index:
         missing: Literal["error", "ignore"] = "error",
         num_threads: int | None = None,
     ) -> int: ...
-    def compact(self, *, num_threads: int | None = None) -> None: ...
+    @overload
+    def compact(
+        self, *, background: Literal[False] = False, num_threads: int | None = None
+    ) -> None: ...
+    @overload
+    def compact(
+        self, *, background: Literal[True], num_threads: int | None = None
+    ) -> Background: ...
+    def reserve(self, n: int) -> None: ...
+    def merge(
+        self,
+        other: Index,
+        *,
+        on_conflict: Literal["replace", "error", "skip"] = "replace",
+        num_threads: int | None = None,
+        progress: bool | Callable[[int, int], object] = False,
+    ) -> None: ...
     def search(
         self,
         queries: ArrayLike,
@@ -51,6 +69,7 @@ class Index:
     def get(self, ids: ArrayLike) -> NDArray[np.float32]: ...
     def __contains__(self, id: int) -> bool: ...
     def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[int]: ...
     def ids(self) -> NDArray[np.int64]: ...
     def stats(self) -> dict[str, int | list[int]]: ...
     def memory(self) -> dict[str, int]: ...

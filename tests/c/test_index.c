@@ -71,7 +71,7 @@ static bool is_sound(vx_index *index)
 {
     vx_check check = {0};
     vx_error err;
-    const vx_status st = vx_index_check(index, &check, &err);
+    const vx_status st = vx_index_check(index, NULL, &check, &err);
     if (st != VX_OK)
         printf("check: %s\n", err.text);
     return st == VX_OK && check.n_unreachable == 0;

@@ -641,7 +641,7 @@ static void check_sound(void)
 {
     vx_check check = {0};
     vx_error err;
-    CHECK(vx_index_check(shared.index, &check, &err) == VX_OK && check.n_unreachable == 0);
+    CHECK(vx_index_check(shared.index, NULL, &check, &err) == VX_OK && check.n_unreachable == 0);
 }
 
 static void live(uint32_t quantization)
@@ -706,7 +706,7 @@ VX_TEST(any_allocation_of_a_training_may_fail)
         vx_test_fail_alloc(0);
         CHECK(st == VX_OK ? added == N - 100 : st == VX_E_NOMEM && added < N - 100);
         CHECK(vx_index_count(index) == 100 + added);
-        CHECK(vx_index_check(index, &check, &err) == VX_OK && check.n_unreachable == 0);
+        CHECK(vx_index_check(index, NULL, &check, &err) == VX_OK && check.n_unreachable == 0);
         n_failed += st != VX_OK;
         n_in_a_row = st == VX_OK ? n_in_a_row + 1 : 0;
         vx_index_free(index);

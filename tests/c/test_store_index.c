@@ -96,7 +96,7 @@ static void ask_everything(vx_index *index)
     CHECK(vx_index_labels(index, labels, N, &n, &err) == VX_OK);
     CHECK(vx_index_stats(index, &stats, &err) == VX_OK);
     CHECK(vx_index_memory(index, &memory, &err) == VX_OK);
-    (void)vx_index_check(index, &check, &err);
+    (void)vx_index_check(index, NULL, &check, &err);
     CHECK(vx_index_warm(index, NULL, &err) == VX_OK);
 }
 

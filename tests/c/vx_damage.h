@@ -186,7 +186,7 @@ static inline void dmg_ask(vx_index *index, bool may_warm)
         (void)vx_index_get(index, labels + i, 1, queries, &err);
     DMG_MUST(vx_index_stats(index, &stats, &err) == VX_OK);
     DMG_MUST(vx_index_memory(index, &memory, &err) == VX_OK);
-    (void)vx_index_check(index, &check, &err);
+    (void)vx_index_check(index, NULL, &check, &err);
     if (may_warm)
         DMG_MUST(vx_index_warm(index, NULL, &err) == VX_OK);
     free(labels);

@@ -163,6 +163,16 @@ vx_status vx_index_delete(vx_index *index, const vx_label *labels, size_t n,
                           vx_on_missing on_missing, const vx_run *run, uint64_t *out_deleted,
                           vx_error *err);
 
+/* Add the rows of another index of the same dim and metric, under their labels, as they
+ * were when the call began: as vx_index_add does, but sooner, since the other's graph says
+ * which rows are near one another.  The other is only read.  *out_added as there, in an
+ * order of its own. */
+vx_status vx_index_merge(vx_index *index, vx_index *other, vx_on_conflict on_conflict,
+                         const vx_run *run, uint64_t *out_added, vx_error *err);
+
+/* Make room for `n_rows` rows in all, so that adds up to there cannot run out of memory. */
+vx_status vx_index_reserve(vx_index *index, uint64_t n_rows, const vx_run *run, vx_error *err);
+
 /* Give back the memory of rows that are gone: the others are copied into new planes
  * (while it runs, both take memory) and searches go on meanwhile.  An interrupted
  * call, or one without memory, leaves everything as it was. */
@@ -207,7 +217,7 @@ vx_status vx_index_contains(vx_index *index, const vx_label *labels, size_t n,
 uint64_t vx_index_count(const vx_index *index);
 
 /* Write up to `cap` labels of live rows, in the order of their slots, and how many
- * were written. */
+ * there are. */
 vx_status vx_index_labels(vx_index *index, vx_label *out, uint64_t cap, uint64_t *out_n,
                           vx_error *err);
 
@@ -244,7 +254,7 @@ vx_status vx_index_memory(vx_index *index, vx_memory *out, vx_error *err);
 typedef struct vx_check {
     uint64_t n_unreachable; /* live rows that no walk from the entry reaches */
 } vx_check;
-vx_status vx_index_check(vx_index *index, vx_check *out, vx_error *err);
+vx_status vx_index_check(vx_index *index, const vx_run *run, vx_check *out, vx_error *err);
 
 /* ---- files -------------------------------------------------------------- */
 
@@ -329,6 +339,22 @@ vx_status vx_test_many(const char *level, vx_metric metric, const float *a,
 
 /* Let the n-th allocation from now fail, once; 0: none. */
 void vx_test_fail_alloc(uint64_t nth);
+
+/* Ticks come at every chance, and not every 20 ms. */
+void vx_test_tick_always(int on);
+
+/* Call fn, or nobody if NULL, at each of these steps of an update, by the thread that
+ * takes it: it may wait there. */
+typedef enum vx_step {
+    VX_STEP_LINK,    /* a batch is about to be linked to                         */
+    VX_STEP_APPLY,   /* some of the links to it are written                      */
+    VX_STEP_PUBLISH, /* labels are settled, rows not yet visible                 */
+    VX_STEP_KILL,    /* rows have got their death number, which is not published */
+    VX_STEP_MEND,    /* some links are led around dead rows                      */
+    VX_STEP_COPY,    /* compacting: a row is about to be copied                  */
+    VX_STEP_SWAP     /* compacting: the new view is about to be published        */
+} vx_step;
+void vx_test_on_step(void (*fn)(vx_step step));
 
 /* Layer-0 links of a row as stored: up to `cap` targets; *out_chosen of them
  * lead.  Returns how many. */

@@ -18,6 +18,7 @@
 #include "vx_pool.h"
 
 #include "vx_cores.h"
+#include "vx_step.h"
 #include "vx_sync.h"
 
 /* A tick longer ago than this belongs to an earlier call: the clock starts anew,
@@ -53,6 +54,10 @@ static struct {
     _Atomic unsigned wanted_threads;  /* by vx_set_num_threads; 0: the default */
 } pool = { .mutex = VX_MUTEX_INIT, .work = VX_COND_INIT };
 
+_Atomic(void (*)(vx_step)) vx_step_fn;
+
+void vx_test_on_step(void (*fn)(vx_step step)) { atomic_store(&vx_step_fn, fn); }
+
 /* ---- how many threads -------------------------------------------------- */
 
 /* In a child of fork() only the forking thread is left: the workers are gone,
@@ -71,7 +76,7 @@ static void reset_in_child(void)
 static bool watch_fork(void)
 {
     if (!pool.watches_fork)
-        pool.watches_fork = vx_at_fork_child(reset_in_child);
+        pool.watches_fork = vx_at_fork(NULL, NULL, reset_in_child);
     return pool.watches_fork;
 }
 
@@ -122,12 +127,28 @@ static void start_ticking(const vx_run *run)
         last_tick_ns = now;
 }
 
+static _Atomic bool ticks_always;
+
+void vx_test_tick_always(int on) { atomic_store(&ticks_always, on != 0); }
+
+bool vx_tick_is_due(uint64_t last_ns)
+{
+    return vx_now_ns() - last_ns >= VX_TICK_NS ||
+           atomic_load_explicit(&ticks_always, memory_order_relaxed);
+}
+
+const void *vx_this_thread(void)
+{
+    static _Thread_local char here;
+    return &here;
+}
+
 /* Tick if it is time to; true if the call is to stop. */
 static bool tick_says_stop(const vx_run *run, uint64_t done, uint64_t total)
 {
     if (run == NULL || run->tick == NULL)
         return false;
-    if (vx_now_ns() - last_tick_ns < VX_TICK_NS)
+    if (!vx_tick_is_due(last_tick_ns))
         return false;
     const int stop = run->tick(run->tick_arg, done, total);
     last_tick_ns = vx_now_ns();

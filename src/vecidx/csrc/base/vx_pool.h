@@ -39,4 +39,10 @@ unsigned vx_pool_width(const vx_run *run);
  * take some of that. */
 #define VX_TICK_NS 20000000u
 
+/* Is it time to tick, when the last tick was at `last_ns`?  (vx_test_tick_always) */
+bool vx_tick_is_due(uint64_t last_ns);
+
+/* A name for the calling thread, never NULL, that no other has while it lives. */
+const void *vx_this_thread(void);
+
 #endif

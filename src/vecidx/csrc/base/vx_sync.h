@@ -87,7 +87,11 @@ VX_INLINE bool vx_thread_start(vx_thread_fn fn, void *arg)
     return true;
 }
 
-VX_INLINE bool vx_at_fork_child(void (*fn)(void)) { (void)fn; return true; }
+VX_INLINE bool vx_at_fork(void (*before)(void), void (*in_parent)(void), void (*in_child)(void))
+{
+    (void)before, (void)in_parent, (void)in_child;
+    return true;
+}
 
 #else /* POSIX */
 
@@ -189,8 +193,21 @@ VX_INLINE bool vx_thread_start(vx_thread_fn fn, void *arg)
     return started;
 }
 
-/* Have fn called in every child of fork(), before fork() returns there. */
-VX_INLINE bool vx_at_fork_child(void (*fn)(void)) { return pthread_atfork(NULL, NULL, fn) == 0; }
+/* Have functions, any of them NULL, called around every fork(), on its thread; false: no
+ * memory. */
+VX_INLINE bool vx_at_fork(void (*before)(void), void (*in_parent)(void), void (*in_child)(void))
+{
+    return pthread_atfork(before, in_parent, in_child) == 0;
+}
 
 #endif
+
+/* *least = min(*least, value). */
+VX_INLINE void vx_lower(_Atomic size_t *least, size_t value)
+{
+    size_t now = atomic_load(least);
+    while (value < now && !atomic_compare_exchange_weak(least, &now, value)) {
+    }
+}
+
 #endif

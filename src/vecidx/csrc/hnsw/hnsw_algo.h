@@ -48,13 +48,26 @@ void vx_graph_scan(const vx_graph *graph, const vx_view *view, const vx_snapshot
  * published. */
 typedef void (*vx_publish_fn)(void *arg, vx_view *view, const vx_slot *slots, size_t n);
 
+/* What may be told to an insertion, all of it NULL or from any thread:
+ *
+ * cut    asked before each row; when it says true the call ends soon with VX_OK and at
+ *        least some rows, the first; the proof that all rows are reached is left to a
+ *        later call.
+ * hint   slots that may be near row number `at`: at most VX_MAX_ROW_LINKS, none twice.
+ *        Where there are any, the walk on layer 0 begins there, and is a short one. */
+typedef struct vx_guide {
+    vx_halt cut;
+    size_t (*hint)(void *arg, size_t at, vx_slot *out);
+    void *hint_arg;
+} vx_guide;
+
 /* Link the rows of n >= 1 slots, rising: free ones, then those from n_rows on, whose
  * vectors, levels and empty link rows are in place; publish them batch by batch.
  * Writer only.  *out_linked are in.  VX_E_INTERRUPTED and VX_E_NOMEM leave a valid
- * graph that holds the batches published so far. */
+ * graph that holds the batches published so far.  A NULL guide tells nothing. */
 vx_status vx_graph_insert(vx_graph *graph, const vx_slot *slots, size_t n, const vx_run *run,
-                          vx_publish_fn publish, void *publish_arg, size_t *out_linked,
-                          vx_error *err);
+                          const vx_guide *guide, vx_publish_fn publish, void *publish_arg,
+                          size_t *out_linked, vx_error *err);
 
 /* ---- hnsw_compact.c ----------------------------------------------------- */
 
@@ -66,6 +79,7 @@ vx_status vx_graph_compact(const vx_graph *graph, const vx_run *run, vx_view **o
 /* ---- hnsw_check.c ------------------------------------------------------- */
 
 /* Every invariant of links and levels; counts rows that no walk reaches. */
-vx_status vx_graph_check(const vx_graph *graph, uint64_t *out_unreachable, vx_error *err);
+vx_status vx_graph_check(const vx_graph *graph, const vx_halt *halt, uint64_t *out_unreachable,
+                         vx_error *err);
 
 #endif

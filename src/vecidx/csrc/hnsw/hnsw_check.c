@@ -103,7 +103,8 @@ static vx_status check_chain(const vx_view *view, uint32_t n, vx_slot node, uint
     return VX_OK;
 }
 
-vx_status vx_graph_check(const vx_graph *graph, uint64_t *out_unreachable, vx_error *err)
+vx_status vx_graph_check(const vx_graph *graph, const vx_halt *halt, uint64_t *out_unreachable,
+                         vx_error *err)
 {
     const vx_view *view = atomic_load(&graph->view);
     const uint32_t n = atomic_load(&view->n_rows);
@@ -120,12 +121,16 @@ vx_status vx_graph_check(const vx_graph *graph, uint64_t *out_unreachable, vx_er
         st = vx_fail_nomem(err, "checking the index");
     if (st == VX_OK)
         st = check_places(view, n, entry, err);
-    for (vx_slot slot = 0; slot < n && st == VX_OK; slot++)
+    for (vx_slot slot = 0; slot < n && st == VX_OK; slot++) {
+        if (slot % 1024 == 0 && vx_halt_asked(halt))
+            st = vx_fail(err, VX_E_INTERRUPTED, "interrupted");
         for (unsigned layer = 0; layer <= view->levels[slot] && st == VX_OK; layer++)
             st = check_row(view, n, slot, layer, seen, err);
+    }
+    if (st == VX_OK && entry != VX_NO_ENTRY &&
+        !vx_reach_from(&reach, view, n, (vx_slot)entry, (vx_slot)entry, halt))
+        st = vx_fail(err, VX_E_INTERRUPTED, "interrupted");
     if (st == VX_OK) {
-        if (entry != VX_NO_ENTRY)
-            vx_reach_from(&reach, view, n, (vx_slot)entry, (vx_slot)entry, NULL);
         for (vx_slot slot = 0; slot < n && st == VX_OK; slot++) {
             uint64_t n_live = vx_view_is_alive(view, slot);
             if (vx_view_is_twin(view, slot))

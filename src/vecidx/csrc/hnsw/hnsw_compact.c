@@ -8,6 +8,7 @@
 #include "../base/vx_alloc.h"
 #include "../base/vx_pool.h"
 #include "../base/vx_status.h"
+#include "../base/vx_step.h"
 #include "hnsw_algo.h"
 #include "hnsw_select.h"
 #include "hnsw_sketch.h"
@@ -44,6 +45,7 @@ static void copy_piece(void *arg, size_t begin, size_t end, unsigned who)
     const vx_view *from = c->from;
     vx_view *to = c->to;
     (void)who;
+    vx_step_at(VX_STEP_COPY);
     for (size_t i = begin; i < end; i++) {
         const vx_slot slot = (vx_slot)i, old = c->old_of[i];
         memcpy(to->vectors + (size_t)slot * to->row_floats, vx_view_vector(from, old),

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "../base/vx_alloc.h"
+#include "../base/vx_pool.h"
 #include "../base/vx_sync.h"
 
 static vx_ctx *take_free(vx_graph *graph)
@@ -51,8 +52,10 @@ static void enter_epoch(vx_graph *graph, vx_ctx *ctx, vx_view **out_view)
 vx_ctx *vx_ctx_take(vx_graph *graph, vx_view **out_view)
 {
     vx_ctx *ctx = take_free(graph);
-    if (ctx != NULL)
+    if (ctx != NULL) {
+        ctx->thread = vx_this_thread();
         enter_epoch(graph, ctx, out_view);
+    }
     return ctx;
 }
 
@@ -65,8 +68,26 @@ void vx_ctx_release(vx_ctx *ctx)
 {
     if (ctx == NULL)
         return;
+    ctx->thread = NULL;
     atomic_store_explicit(&ctx->epoch, 0, memory_order_release);
-    atomic_store_explicit(&ctx->busy, false, memory_order_release);
+    atomic_store_explicit(&ctx->busy, ctx->is_spent, memory_order_release);
+}
+
+/* A call of this thread's may have forked, in a tick, and still use its contexts; but
+ * its helpers are gone, and what they left in them is no state for another walk. */
+void vx_ctx_after_fork(vx_graph *graph)
+{
+    vx_ctx *kept = NULL, *next;
+    for (vx_ctx *ctx = atomic_load(&graph->contexts); ctx != NULL; ctx = next) {
+        next = ctx->next;
+        const bool is_busy = atomic_load(&ctx->busy);
+        if (is_busy && !ctx->is_spent && ctx->thread != vx_this_thread())
+            continue;
+        ctx->is_spent = is_busy;
+        ctx->next = kept;
+        kept = ctx;
+    }
+    atomic_store(&graph->contexts, kept);
 }
 
 uint64_t vx_epoch_next(vx_graph *graph)
@@ -99,6 +120,16 @@ bool vx_epoch_wait(const vx_graph *graph, uint64_t epoch)
             vx_sleep_ms(1);
     }
     return true;
+}
+
+bool vx_asker_asked(void *arg)
+{
+    vx_asker *asker = arg;
+    if (asker->run == NULL || asker->run->tick == NULL || !vx_tick_is_due(asker->last_tick))
+        return false;
+    const bool stop = asker->run->tick(asker->run->tick_arg, asker->done, asker->total) != 0;
+    asker->last_tick = vx_now_ns();
+    return stop;
 }
 
 bool vx_ctx_fit(vx_ctx *ctx, const vx_view *view, size_t n, size_t ef)

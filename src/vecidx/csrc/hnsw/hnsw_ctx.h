@@ -40,6 +40,8 @@ typedef struct vx_ctx {
     _Atomic uint64_t epoch;    /* in which it was taken; 0: it is free         */
     struct vx_ctx *next;       /* fixed once listed                            */
     _Atomic size_t bytes;      /* held, for vx_index_memory                    */
+    const void *thread;        /* that took it; NULL: it is free               */
+    bool is_spent;             /* not to be taken again: vx_ctx_after_fork     */
 
     /* Everything below belongs to whoever holds the context. */
     float *query;        /* row_floats, padded with zeros                       */
@@ -73,6 +75,14 @@ VX_INLINE bool vx_halt_asked(const vx_halt *halt)
     return halt != NULL && halt->asked(halt->arg);
 }
 
+/* A halt that ticks on the calling thread, with (done, total), when it is time to; a NULL
+ * run never halts. */
+typedef struct vx_asker {
+    const vx_run *run;
+    uint64_t last_tick, done, total;
+} vx_asker;
+bool vx_asker_asked(void *asker);
+
 /* Slots remembered for clearing the visited set; a walk that sees more clears
  * the whole bitset instead. */
 #define VX_TOUCHED 16384u
@@ -98,6 +108,10 @@ void vx_ctx_forget(vx_ctx *ctx);
 uint64_t vx_epoch_next(vx_graph *graph);
 bool vx_epoch_passed(const vx_graph *graph, uint64_t epoch);
 bool vx_epoch_wait(const vx_graph *graph, uint64_t epoch);
+
+/* In the child of a fork(): contexts of threads that are gone hold up nobody.  They may
+ * be in any state and are given up, memory and all. */
+void vx_ctx_after_fork(vx_graph *graph);
 
 void vx_ctx_free_all(vx_graph *graph);
 size_t vx_ctx_bytes(const vx_graph *graph);

@@ -33,6 +33,7 @@
 #include "../base/vx_alloc.h"
 #include "../base/vx_pool.h"
 #include "../base/vx_status.h"
+#include "../base/vx_step.h"
 #include "../base/vx_sync.h"
 #include "hnsw_algo.h"
 #include "hnsw_repair.h"
@@ -346,6 +347,7 @@ static void sweep_piece(void *arg, size_t begin, size_t end, unsigned who)
     struct mend *m = arg;
     for (size_t slot = begin; slot < end; slot++)
         mend_node(m, (vx_slot)slot, m->contexts[who]);
+    vx_step_at(VX_STEP_MEND);
 }
 
 /* The nodes of one word of is_near. */
@@ -482,7 +484,8 @@ static vx_status mend_chains(struct mend *m, vx_error *err)
     vx_status st = VX_OK;
     if (n_heirs > 0) {
         qsort(heirs, n_heirs, sizeof *heirs, compare_slots);
-        st = vx_graph_insert(m->graph, heirs, n_heirs, &m->run, NULL, NULL, &n_in, err);
+        st = vx_graph_insert(m->graph, heirs, n_heirs, &m->run, NULL, NULL, NULL, &n_in,
+                             err);
     }
     vx_free(heirs);
     return st;
@@ -626,22 +629,6 @@ vx_status vx_graph_mend(vx_graph *graph, bool all, const vx_run *run, vx_error *
                : vx_fail(err, VX_E_INTERRUPTED, "interrupted");
 }
 
-struct asker {
-    const vx_run *run;
-    uint64_t last_tick;
-};
-
-static bool is_stopped(void *arg)
-{
-    struct asker *asker = arg;
-    if (asker->run == NULL || asker->run->tick == NULL ||
-        vx_now_ns() - asker->last_tick < VX_TICK_NS)
-        return false;
-    const bool stop = asker->run->tick(asker->run->tick_arg, 0, 0) != 0;
-    asker->last_tick = vx_now_ns();
-    return stop;
-}
-
 vx_status vx_graph_prove(vx_graph *graph, const vx_run *run, vx_error *err)
 {
     vx_view *view = NULL;
@@ -652,8 +639,8 @@ vx_status vx_graph_prove(vx_graph *graph, const vx_run *run, vx_error *err)
         return VX_OK; /* n_unproven stays: an add will do it */
     const uint32_t n = atomic_load(&view->n_rows);
     const uint64_t entry = atomic_load(&view->entry);
-    struct asker asker = {run, vx_now_ns()};
-    const vx_halt halt = {is_stopped, &asker};
+    vx_asker asker = {.run = run, .last_tick = vx_now_ns()};
+    const vx_halt halt = {vx_asker_asked, &asker};
     if (entry != VX_NO_ENTRY && vx_ctx_fit(ctx, view, n, VX_RECONNECT_EF) &&
         vx_reach_init(&reach, n)) {
         const vx_space space = vx_graph_space(graph, view);

@@ -32,7 +32,7 @@ size_t vx_view_row_bytes(const vx_view *view, int plane)
     case VX_PLANE_RANKS:
         return view->codec != NULL && view->codec->has_ranks ? VX_RANK_BYTES : 0;
     case VX_PLANE_UPPER: return view->upper_bytes;
-    default: return view->norms != NULL ? sizeof(float) : 0;
+    default: return view->has_norms ? sizeof(float) : 0;
     }
 }
 
@@ -54,7 +54,7 @@ void vx_view_free(vx_view *view)
     vx_free(view);
 }
 
-static uint32_t upper_for(uint64_t rows, uint32_t M)
+uint32_t vx_view_upper_for(uint64_t rows, uint32_t M)
 {
     /* Expected n / (M - 1) rows, and slack for the luck of small numbers. */
     const uint64_t want = rows / (M - 1) + rows / (4 * (uint64_t)M) + 1024;
@@ -101,7 +101,6 @@ static void set_bases(vx_view *view)
 /* A view without planes. */
 static vx_view *bare_view(const vx_params *params, const vx_codec *codec)
 {
-    static float is_cosine; /* its address only: "norms exist" before they do */
     vx_view *view = vx_zalloc(1, sizeof *view);
     if (view == NULL)
         return NULL;
@@ -116,7 +115,7 @@ static vx_view *bare_view(const vx_params *params, const vx_codec *codec)
         view->block_bytes += view->n_groups * view->group_bytes;
     }
     view->upper_bytes = vx_round_up(view->M * sizeof(vx_link), VX_LINE);
-    view->norms = params->metric == VX_COSINE ? &is_cosine : NULL;
+    view->has_norms = params->metric == VX_COSINE;
     atomic_init(&view->entry, VX_NO_ENTRY);
     return view;
 }
@@ -152,7 +151,7 @@ static vx_status new_view(const vx_params *params, const vx_codec *codec, uint64
         const uint64_t n = tries[i] > VX_MAX_ROWS ? VX_MAX_ROWS : tries[i];
         if (n < rows)
             continue;
-        uint32_t n_upper = upper_for(n, params->M);
+        uint32_t n_upper = vx_view_upper_for(n, params->M);
         if (n_upper < upper)
             n_upper = (uint32_t)upper;
         st = reserve_planes(view, (uint32_t)n, n_upper, err);

@@ -81,7 +81,8 @@ typedef struct vx_view {
     uint8_t *levels;
     uint32_t *upper_at;
     vx_label *labels;
-    float *norms;
+    float *norms;             /* NULL also where there is no row yet            */
+    bool has_norms;           /* cosine                                         */
     _Atomic uint64_t *births, *deaths;
     _Atomic uint32_t *twins;
     uint8_t *codes, *ranks;
@@ -189,6 +190,9 @@ unsigned vx_graph_draw_level(const vx_graph *graph, vx_slot slot);
 /* The level and the place in the upper arena of rows begin .. end-1: written
  * once, before they are linked, and kept when the slot is used again.  vx_graph_reserve has made room for them. */
 void vx_graph_place_rows(vx_graph *graph, vx_view *view, vx_slot begin, vx_slot end);
+
+/* Upper rows that so many rows need but for bad luck. */
+uint32_t vx_view_upper_for(uint64_t rows, uint32_t M);
 
 /* Upper rows that slots begin .. end-1 will need. */
 uint64_t vx_graph_upper_needed(const vx_graph *graph, vx_slot begin, uint64_t end);

@@ -22,6 +22,7 @@
  *
  *   copies   rows that equal an earlier one of the batch stand aside (on the caller)
  *   search   each new row: descend, walk, compare with its batch, choose links
+ *   again    where the batch was cut short: rows searched choose among those left
  *   twins    rows that equal a node are taken out (on the caller)
  *   scatter  links back -> 64 partitions by target row (on the caller)
  *   apply    each partition: sort, offer each link to its target's row
@@ -41,15 +42,16 @@
 #include "../base/vx_pool.h"
 #include "../base/vx_rng.h"
 #include "../base/vx_status.h"
+#include "../base/vx_step.h"
 #include "../base/vx_sync.h"
 #include "hnsw_algo.h"
 #include "hnsw_repair.h"
 #include "hnsw_sketch.h"
 
-/* Rows a batch.  More: fewer barriers, but each row is compared with all others
+/* 512 rows a batch.  More: fewer barriers, but each row is compared with all others
  * and a batch cannot be interrupted while it is applied.  At high dimensions a
  * batch is held to 2 MiB of vectors, which stay in cache. */
-#define BATCH_ROWS 512u
+#define BATCH_ROWS VX_COPIES_ROWS
 #define BATCH_FLOATS (512u * 1024u)
 #define BATCH_MIN 16u
 
@@ -75,6 +77,9 @@
  * would give 965 and 0.988, and lose a whole percent on 768-d text. */
 static size_t build_share(size_t n) { return (n * 5 + 7) / 8; }
 
+/* A walk that begins among a row's neighbours needs only look around there. */
+static size_t hinted_ef(size_t ef) { return ef / 2 < 16 ? (ef < 16 ? ef : 16) : ef / 2; }
+
 struct edge {
     vx_slot target, source;
     float dist;
@@ -93,7 +98,10 @@ struct insert {
     /* The batch: n_batch slots, rising, over a graph of rows 0 .. n_seen-1.  Some of
      * them may lie below n_seen, used again; no link leads to them yet. */
     const vx_slot *batch;
-    size_t n_batch;
+    size_t n_batch, n_planned; /* n_planned: before it was cut                 */
+    _Atomic size_t n_searched;
+    size_t n_before;       /* rows of the call in earlier batches              */
+    const vx_guide *guide;
     uint32_t n_seen;
     uint64_t entry;
 
@@ -155,43 +163,6 @@ static void offer_batch(const struct insert *in, vx_slot slot, unsigned layer, v
     }
 }
 
-static uint64_t hash_row(const float *row, size_t row_floats)
-{
-    uint64_t hash = 0;
-    for (size_t i = 0; i < row_floats; i += 2) {
-        uint64_t word;
-        memcpy(&word, row + i, sizeof word);
-        hash = (hash ^ word) * 0x9E3779B97F4A7C15u;
-        hash ^= hash >> 32;
-    }
-    return hash;
-}
-
-static bool are_equal(const vx_view *view, vx_slot a, vx_slot b)
-{
-    return memcmp(vx_view_vector(view, a), vx_view_vector(view, b),
-                  view->row_floats * sizeof(float)) == 0;
-}
-
-/* Rows of the batch that equal an earlier one of it.  They take no part in the
- * search: as candidates they would push all others out of the pool. */
-static void find_copies(struct insert *in)
-{
-    enum { PLACES = 4 * BATCH_ROWS };
-    vx_slot table[PLACES];
-    for (size_t i = 0; i < PLACES; i++)
-        table[i] = VX_NO_SLOT;
-    for (size_t i = 0; i < in->n_batch; i++) {
-        const vx_slot slot = in->batch[i];
-        size_t at = hash_row(vx_view_vector(in->view, slot), in->view->row_floats) % PLACES;
-        while (table[at] != VX_NO_SLOT && !are_equal(in->view, table[at], slot))
-            at = (at + 1) % PLACES;
-        in->copy_of[i] = table[at];
-        if (table[at] == VX_NO_SLOT)
-            table[at] = slot;
-    }
-}
-
 /* The node of the graph this row equals; VX_NO_SLOT if there is none among the
  * nearest found.  None that is dead or about to be replaced: it would leave its
  * twins behind.  (No other row of the batch is found: copies stood aside.) */
@@ -204,10 +175,38 @@ static vx_slot find_twin(const struct insert *in, vx_slot slot, const vx_ctx *ct
     vx_slot twin = VX_NO_SLOT;
     for (size_t i = 0; i < ctx->n_pool && vx_key_dist(ctx->pool[i]) <= equal; i++) {
         const vx_slot other = vx_key_slot(ctx->pool[i]);
-        if (other < twin && vx_view_is_alive(view, other) && are_equal(view, other, slot))
+        if (other < twin && vx_view_is_alive(view, other) && vx_rows_equal(view, other, slot))
             twin = other;
     }
     return twin;
+}
+
+/* Nodes of the graph near row number `at` of the batch. */
+static size_t take_hints(const struct insert *in, size_t at, vx_slot *hints)
+{
+    if (in->guide == NULL || in->guide->hint == NULL)
+        return 0;
+    const size_t n = in->guide->hint(in->guide->hint_arg, in->n_before + at, hints);
+    size_t n_nodes = 0;
+    for (size_t i = 0; i < n; i++)
+        if (hints[i] < in->n_seen && !vx_view_is_twin(in->view, hints[i]))
+            hints[n_nodes++] = hints[i];
+    return n_nodes;
+}
+
+/* Walk layer 0 from the hints. */
+static void walk_from(const struct insert *in, const void *vector, const vx_slot *hints, size_t n,
+                      vx_ctx *ctx)
+{
+    const size_t full = in->graph->params.ef_construction;
+    const size_t ef = hinted_ef(full);
+    float dists[VX_MAX_ROW_LINKS];
+    in->space.ops->many(vector, in->space.rows, in->space.row_bytes, hints, n, dists);
+    for (size_t i = 0; i < n; i++)
+        pool_offer(ctx, ef, vx_key_of(dists[i], hints[i]));
+    in->space.ops->walk(&in->space, vector, in->view, in->n_seen, 0, ef, build_share(ef),
+                        (uint32_t)build_share(in->view->M0), ctx);
+    vx_ctx_forget(ctx);
 }
 
 /* Row number `at` of the batch. */
@@ -228,13 +227,17 @@ static void link_row(struct insert *in, size_t at, vx_ctx *ctx)
     uint32_t n_edges = 0;
     struct edge *edges = in->edges + in->at[at];
 
+    vx_slot hints[VX_MAX_ROW_LINKS];
+    const size_t n_hints = has_graph ? take_hints(in, at, hints) : 0;
     vx_key nearest = 0;
-    if (has_graph)
+    if (has_graph && (n_hints == 0 || level > 0))
         nearest = in->space.ops->descend(&in->space, vector, view, in->n_seen, (vx_slot)in->entry, top,
                                 level < top ? level + 1 : top + 1);
     for (unsigned layer = level + 1; layer-- > 0;) {
         ctx->n_pool = 0;
-        if (has_graph && layer <= top) {
+        if (layer == 0 && n_hints > 0) {
+            walk_from(in, vector, hints, n_hints, ctx);
+        } else if (has_graph && layer <= top) {
             ctx->pool[0] = nearest & ~(vx_key)1;
             ctx->n_pool = 1;
             in->space.ops->walk(&in->space, vector, view, in->n_seen, layer, ef, build_share(ef),
@@ -255,11 +258,70 @@ static void link_row(struct insert *in, size_t at, vx_ctx *ctx)
     in->count[at] = n_edges;
 }
 
+static bool is_wanted(const struct insert *in)
+{
+    return in->guide != NULL && in->guide->cut.asked != NULL &&
+           in->guide->cut.asked(in->guide->cut.arg);
+}
+
 static void search_piece(void *arg, size_t begin, size_t end, unsigned who)
 {
     struct insert *in = arg;
+    for (size_t i = begin; i < end; i++) {
+        if (i >= BATCH_MIN && is_wanted(in))
+            vx_lower(&in->n_searched, i);
+        if (i < atomic_load_explicit(&in->n_searched, memory_order_relaxed))
+            link_row(in, i, in->contexts[who]);
+    }
+}
+
+/* ---- a batch cut short -------------------------------------------------------- */
+
+/* The place of a slot among the first n of the batch; n if it is not there. */
+static size_t place_in_batch(const struct insert *in, vx_slot slot, size_t n)
+{
+    size_t at = 0;
+    for (size_t left = n; left > 0;) {
+        const size_t half = left / 2;
+        const bool right = in->batch[at + half] < slot;
+        at += right ? half + 1 : 0;
+        left = right ? left - half - 1 : half;
+    }
+    return at < n && in->batch[at] == slot ? at : n;
+}
+
+/* A row that was searched chose among all rows of the batch.  Let it choose again, among
+ * its links to the graph and the rows that are left. */
+static void choose_again(struct insert *in, size_t at, vx_ctx *ctx)
+{
+    const vx_view *view = in->view;
+    const vx_slot slot = in->batch[at];
+    const size_t ef = in->graph->params.ef_construction;
+    struct edge *edges = in->edges + in->at[at];
+    uint32_t n_edges = 0;
+    if (in->twin_of[at] != VX_NO_SLOT)
+        return;
+    for (unsigned layer = view->levels[slot] + 1u; layer-- > 0;) {
+        vx_row row;
+        ctx->n_pool = 0;
+        vx_row_load_kept(&in->space, view, &in->kept, slot, layer, &row);
+        for (uint32_t i = 0; i < row.n; i++)
+            if (place_in_batch(in, row.slots[i], in->n_planned) == in->n_planned)
+                pool_offer(ctx, ef, vx_key_of(row.dists[i], row.slots[i]));
+        offer_batch(in, slot, layer, ctx);
+        vx_row_select(&in->space, ctx->pool, ctx->n_pool, vx_view_row_links(view, layer), &row);
+        vx_row_store_kept(view, &in->kept, slot, layer, &row);
+        for (uint32_t i = 0; i < row.n_chosen; i++)
+            edges[n_edges++] = (struct edge){row.slots[i], slot, row.dists[i], layer};
+    }
+    in->count[at] = n_edges;
+}
+
+static void choose_again_piece(void *arg, size_t begin, size_t end, unsigned who)
+{
+    struct insert *in = arg;
     for (size_t i = begin; i < end; i++)
-        link_row(in, i, in->contexts[who]);
+        choose_again(in, i, in->contexts[who]);
 }
 
 /* ---- twins ------------------------------------------------------------------- */
@@ -267,14 +329,8 @@ static void search_piece(void *arg, size_t begin, size_t end, unsigned who)
 /* The node that a row of the batch equals; VX_NO_SLOT for all others. */
 static vx_slot twin_of(const struct insert *in, vx_slot slot)
 {
-    size_t at = 0;
-    for (size_t n = in->n_batch; n > 0;) {
-        const size_t half = n / 2;
-        const bool right = in->batch[at + half] < slot;
-        at += right ? half + 1 : 0;
-        n = right ? n - half - 1 : half;
-    }
-    return at < in->n_batch && in->batch[at] == slot ? in->twin_of[at] : VX_NO_SLOT;
+    const size_t at = place_in_batch(in, slot, in->n_batch);
+    return at < in->n_batch ? in->twin_of[at] : VX_NO_SLOT;
 }
 
 /* Lead the links of row `slot` that go to twins to the nodes they equal. */
@@ -398,6 +454,7 @@ static void apply_part(struct insert *in, size_t part)
         }
         vx_row_store_kept(view, &in->kept, target, layer, &row);
     }
+    vx_step_at(VX_STEP_APPLY);
 }
 
 static void apply_piece(void *arg, size_t begin, size_t end, unsigned who)
@@ -447,6 +504,7 @@ static void publish(struct insert *in, vx_publish_fn fn, void *arg)
     const uint64_t seq = atomic_load_explicit(&view->seq, memory_order_relaxed);
     if (fn != NULL)
         fn(arg, view, in->batch, in->n_batch);
+    vx_step_at(VX_STEP_PUBLISH);
     const vx_slot last = in->batch[in->n_batch - 1];
     if (last >= in->n_seen)
         atomic_store_explicit(&view->n_rows, last + 1, memory_order_release);
@@ -491,13 +549,19 @@ static vx_status run_batch(struct insert *in, uint64_t done, uint64_t total, vx_
     in->entry = atomic_load(&in->view->entry);
     if (!fit_edges(in))
         return VX_E_NOMEM;
-    find_copies(in);
+    vx_find_copies(in->view, in->batch, in->n_batch, in->copy_of);
+    atomic_store(&in->n_searched, in->n_batch);
     const vx_status st =
         vx_pool_run(in->n_batch, 1, &in->run, done, total, search_piece, in);
     if (st != VX_OK)
         return st; /* nothing of the batch is linked to yet */
+    if (atomic_load(&in->n_searched) < in->n_batch) {
+        in->n_batch = atomic_load(&in->n_searched);
+        vx_pool_run(in->n_batch, 1, &quiet, 0, 0, choose_again_piece, in);
+    }
     settle_twins(in);
     scatter(in);
+    vx_step_at(VX_STEP_LINK);
     vx_pool_run(N_PARTS, 1, &quiet, 0, 0, apply_piece, in);
     keep_in_links(in, &quiet);
     publish(in, fn, arg);
@@ -553,26 +617,11 @@ static void finish(struct insert *in)
     vx_plane_free(&in->kept.plane);
 }
 
-struct asker {
-    const vx_run *run;
-    uint64_t last_tick, total;
-};
-
-static bool is_stopped(void *arg)
-{
-    struct asker *asker = arg;
-    if (asker->run->tick == NULL || vx_now_ns() - asker->last_tick < VX_TICK_NS)
-        return false;
-    const bool stop = asker->run->tick(asker->run->tick_arg, asker->total, asker->total) != 0;
-    asker->last_tick = vx_now_ns();
-    return stop;
-}
-
 vx_status vx_graph_insert(vx_graph *graph, const vx_slot *slots, size_t n, const vx_run *run,
-                          vx_publish_fn publish_fn, void *publish_arg, size_t *out_linked,
-                          vx_error *err)
+                          const vx_guide *guide, vx_publish_fn publish_fn, void *publish_arg,
+                          size_t *out_linked, vx_error *err)
 {
-    struct insert in = {.graph = graph};
+    struct insert in = {.graph = graph, .guide = guide};
     if (run != NULL)
         in.run = *run;
     in.run.num_threads = vx_pool_width(run);
@@ -588,9 +637,11 @@ vx_status vx_graph_insert(vx_graph *graph, const vx_slot *slots, size_t n, const
 
     size_t n_linked = 0;
     vx_status st = prepare(&in, n, end, &reach, proves, err);
-    while (st == VX_OK && n_linked < n) {
+    while (st == VX_OK && n_linked < n && !(n_linked > 0 && is_wanted(&in))) {
         in.batch = slots + n_linked;
         in.n_batch = n - n_linked < rows ? n - n_linked : rows;
+        in.n_planned = in.n_batch;
+        in.n_before = n_linked;
         in.n_seen = atomic_load(&in.view->n_rows);
         st = run_batch(&in, n_linked, n, publish_fn, publish_arg);
         if (st == VX_OK)
@@ -603,10 +654,12 @@ vx_status vx_graph_insert(vx_graph *graph, const vx_slot *slots, size_t n, const
 
     const uint32_t n_rows = atomic_load(&in.view->n_rows);
     graph->n_unproven += n_linked;
-    if (reach.parent != NULL && n_linked > 0 && (st == VX_OK || n_rows <= QUICK_ROWS)) {
+    const bool is_cut = st == VX_OK && n_linked < n;
+    if (reach.parent != NULL && n_linked > 0 && !is_cut &&
+        (st == VX_OK || n_rows <= QUICK_ROWS)) {
         const vx_slot entry = (vx_slot)atomic_load(&in.view->entry);
-        struct asker asker = {&in.run, vx_now_ns(), n_linked};
-        const vx_halt halt = {is_stopped, &asker};
+        vx_asker asker = {&in.run, vx_now_ns(), n_linked, n_linked};
+        const vx_halt halt = {vx_asker_asked, &asker};
         if (vx_reconnect(&in.space, in.view, n_rows, entry, &reach, in.contexts[0],
                          st == VX_OK ? &halt : NULL))
             graph->n_unproven = 0;
@@ -615,7 +668,7 @@ vx_status vx_graph_insert(vx_graph *graph, const vx_slot *slots, size_t n, const
     }
     if (st == VX_OK && (st = vx_sketch_stale(in.view, n_rows, &in.run)) != VX_OK)
         vx_fail(err, st, "interrupted");
-    if (st == VX_OK && in.view->n_groups > 0 &&
+    if (st == VX_OK && !is_cut && in.view->n_groups > 0 &&
         n_rows >= 2 * graph->n_calibrated)
         (void)vx_graph_calibrate(graph, in.view, in.contexts[0]); /* or at the next add */
     vx_reach_fini(&reach);

@@ -12,6 +12,8 @@
  * is ever lost again, and one pass suffices. */
 #include "hnsw_repair.h"
 
+#include <string.h>
+
 #include "../base/vx_alloc.h"
 
 static float *kept_row(const vx_edge_dists *kept, vx_slot owner, unsigned layer)
@@ -185,4 +187,38 @@ bool vx_reconnect(const vx_space *space, const vx_view *view, uint32_t n, vx_slo
             return false;
     }
     return true;
+}
+
+static uint64_t hash_row(const float *row, size_t row_floats)
+{
+    uint64_t hash = 0;
+    for (size_t i = 0; i < row_floats; i += 2) {
+        uint64_t word;
+        memcpy(&word, row + i, sizeof word);
+        hash = (hash ^ word) * 0x9E3779B97F4A7C15u;
+        hash ^= hash >> 32;
+    }
+    return hash;
+}
+
+bool vx_rows_equal(const vx_view *view, vx_slot a, vx_slot b)
+{
+    return memcmp(vx_view_vector(view, a), vx_view_vector(view, b),
+                  view->row_floats * sizeof(float)) == 0;
+}
+
+void vx_find_copies(const vx_view *view, const vx_slot *slots, size_t n, vx_slot *copy_of)
+{
+    enum { PLACES = 4 * VX_COPIES_ROWS };
+    vx_slot table[PLACES];
+    for (size_t i = 0; i < PLACES; i++)
+        table[i] = VX_NO_SLOT;
+    for (size_t i = 0; i < n; i++) {
+        size_t at = hash_row(vx_view_vector(view, slots[i]), view->row_floats) % PLACES;
+        while (table[at] != VX_NO_SLOT && !vx_rows_equal(view, table[at], slots[i]))
+            at = (at + 1) % PLACES;
+        copy_of[i] = table[at];
+        if (table[at] == VX_NO_SLOT)
+            table[at] = slots[i];
+    }
 }

@@ -26,6 +26,15 @@ bool vx_has_in_link(const vx_view *view, vx_slot slot, vx_slot except);
 void vx_force_in_link(const vx_space *space, const vx_view *view, const vx_edge_dists *kept,
                       vx_slot slot);
 
+/* Do two slots hold the same vector? */
+bool vx_rows_equal(const vx_view *view, vx_slot a, vx_slot b);
+
+/* Of each of n rows, VX_COPIES_ROWS at most, the first among them that it equals, or
+ * VX_NO_SLOT where it is the first.  Such copies take no part in the search of a batch: as
+ * candidates they would push all others out of the pool. */
+#define VX_COPIES_ROWS 512u
+void vx_find_copies(const vx_view *view, const vx_slot *slots, size_t n, vx_slot *copy_of);
+
 /* Room for a search of the whole graph from its entry. */
 typedef struct vx_reach {
     vx_slot *parent; /* VX_NO_SLOT: not reached                              */

@@ -7,15 +7,20 @@
 #include "../hnsw/hnsw_delete.h"
 #include "../store/store_file.h"
 #include "index_labels.h"
+#include "index_writer.h"
 
 struct vx_index {
     vx_graph graph;
-    vx_mutex writer;          /* held by add, delete, save, check                 */
+    vx_writer writer;         /* add, delete, compact, save, check               */
     vx_labels labels;         /* label -> slot; has its own lock                */
     uint32_t retrain_rows;    /* under `writer`: codes were no good, ask again then */
     uint64_t next_label;      /* under `writer`: 1 + the highest label ever     */
     _Atomic uint64_t n_live;  /* rows a search may return                       */
     _Atomic uint64_t n_dead;  /* slots that hold no such row                */
+    /* Rows that vx_graph_prove has not seen, beside graph.n_unproven: of long adds under
+     * way, which will prove them; and of such that gave up while they waited. */
+    _Atomic uint64_t n_owed, n_forsaken;
+    struct vx_index *next, *previous; /* index_fork.c                          */
 
     /* Of an index that lies over a file; fixed until it is closed. */
     bool is_read_only;
@@ -23,22 +28,19 @@ struct vx_index {
     uint32_t mapped_crcs[VX_N_PLANES]; /* what mapped planes should sum to      */
 };
 
-/* Wait for other writers, ticking.  VX_E_INTERRUPTED; VX_E_STATE: closed. */
-vx_status vx_index_lock_writer(vx_index *index, const vx_run *run, vx_error *err);
+/* Become the writer (vx_writer_lock) of an index that is not closed (VX_E_STATE). */
+vx_status vx_index_lock_writer(vx_index *index, const char *verb, const vx_run *run, vx_error *err);
 
 /* The same, to change the index.  VX_E_ARG: it is read-only. */
-vx_status vx_index_lock_to_change(vx_index *index, const vx_run *run, vx_error *err);
+vx_status vx_index_lock_to_change(vx_index *index, const char *verb, const vx_run *run,
+                                  vx_error *err);
+
+/* Become the writer, and see to it that every live row has a path from the entry: a long
+ * add that let us through may owe that. */
+vx_status vx_lock_settled(vx_index *index, const char *verb, const vx_run *run, vx_error *err);
 
 /* VX_E_STATE: the index is closed. */
 vx_status vx_index_refuse_closed(vx_error *err);
-
-/* *least = min(*least, value). */
-VX_INLINE void vx_lower(_Atomic size_t *least, size_t value)
-{
-    size_t now = atomic_load(least);
-    while (value < now && !atomic_compare_exchange_weak(least, &now, value)) {
-    }
-}
 
 /* Why a row cannot be taken. */
 typedef enum vx_row_fault {
@@ -59,6 +61,20 @@ vx_status vx_row_refuse(vx_row_fault fault, const char *what, int64_t row, vx_er
 vx_status vx_refuse_label(vx_error *err, vx_status status, size_t row, vx_label label,
                           const char *why);
 
+/* Rows of another index's view, which the caller keeps: those of the n slots of a list, and
+ * of each of its n_slots slots the place in that list, or VX_NO_SLOT. */
+typedef struct vx_import {
+    const vx_view *view;
+    const vx_slot *slots;
+    const uint32_t *place_of;
+    uint32_t n_slots;
+} vx_import;
+
+/* vx_index_add, of `rows` or, where that is NULL, of `from`. */
+vx_status vx_index_take_in(vx_index *index, const float *rows, const vx_import *from, size_t n,
+                           const vx_label *labels, vx_on_conflict on_conflict, const vx_run *run,
+                           vx_label *out_labels, uint64_t *out_added, vx_error *err);
+
 /* Lead links around the rows that died in this call (vx_graph_mend). */
 vx_status vx_index_mend(vx_index *index, bool all, const vx_run *run, vx_error *err);
 
@@ -71,6 +87,10 @@ vx_status vx_index_quantise(vx_index *index, const vx_slot *slots, size_t n, vx_
  * VX_E_STATE: the index is closed. */
 vx_status vx_index_open_view(vx_index *index, const char *what, vx_ctx **out_ctx,
                              vx_view **out_view, vx_error *err);
+
+/* index_fork.c: indexes that a fork() must leave usable in the child.  false: no memory. */
+bool vx_fork_watch(vx_index *index);
+void vx_fork_forget(vx_index *index);
 
 /* Copy a row into padded storage, normalised under cosine. */
 void vx_row_store_vector(float *to, size_t row_floats, const float *from, size_t dim,

@@ -50,8 +50,7 @@ static bool is_stopped(void *arg)
     const struct asker *asker = arg;
     struct search *s = asker->search;
     if (asker->is_caller && s->run != NULL && s->run->tick != NULL) {
-        const uint64_t now = vx_now_ns();
-        if (now - s->last_tick > VX_TICK_NS) {
+        if (vx_tick_is_due(s->last_tick)) {
             if (s->run->tick(s->run->tick_arg, 0, 0) != 0)
                 atomic_store(&s->stopped, true);
             s->last_tick = vx_now_ns();

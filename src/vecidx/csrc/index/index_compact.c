@@ -5,6 +5,7 @@
  * are swapped in under the map's lock.  The old view is freed when the last search
  * in it ends. */
 #include "../base/vx_status.h"
+#include "../base/vx_step.h"
 #include "index.h"
 
 static vx_status compact_view(vx_index *index, const vx_run *run, vx_error *err)
@@ -20,6 +21,7 @@ static vx_status compact_view(vx_index *index, const vx_run *run, vx_error *err)
         vx_view_free(view);
         return st;
     }
+    vx_step_at(VX_STEP_SWAP);
     vx_rwlock_wrlock(&index->labels.lock);
     vx_labels_swap(&index->labels, &fresh);
     vx_graph_swap_view(graph, view);
@@ -34,7 +36,7 @@ static vx_status compact_view(vx_index *index, const vx_run *run, vx_error *err)
 
 vx_status vx_index_compact(vx_index *index, const vx_run *run, vx_error *err)
 {
-    vx_status st = vx_index_lock_to_change(index, run, err);
+    vx_status st = vx_index_lock_to_change(index, "compact", run, err);
     if (st != VX_OK)
         return st;
     st = vx_index_mend(index, true, run, err);
@@ -42,18 +44,18 @@ vx_status vx_index_compact(vx_index *index, const vx_run *run, vx_error *err)
         st = vx_fail_nomem(err, "compacting");
     if (st == VX_OK && atomic_load(&index->n_dead) > 0)
         st = compact_view(index, run, err);
-    vx_mutex_unlock(&index->writer);
+    vx_writer_unlock(&index->writer);
     return st == VX_OK ? vx_ok(err) : st;
 }
 
 vx_status vx_index_repair(vx_index *index, const vx_run *run, vx_error *err)
 {
-    vx_status st = vx_index_lock_to_change(index, run, err);
+    vx_status st = vx_index_lock_to_change(index, "check", run, err);
     if (st != VX_OK)
         return st;
     st = vx_index_mend(index, true, run, err);
     if (st == VX_OK)
         st = vx_graph_prove(&index->graph, run, err);
-    vx_mutex_unlock(&index->writer);
+    vx_writer_unlock(&index->writer);
     return st == VX_OK ? vx_ok(err) : st;
 }

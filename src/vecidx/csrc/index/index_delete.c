@@ -2,36 +2,11 @@
  *
  * A delete looks at every label first, so that an unknown one changes nothing, then
  * gives all its rows one death number and publishes it: a search sees all of them
- * or none (hnsw_graph.h, vx_view_sees).  What all writers share is here too: waiting
- * for one another, and mending at their end. */
+ * or none (hnsw_graph.h, vx_view_sees).  Mending, with which every write ends, is here
+ * too. */
 #include "../base/vx_status.h"
+#include "../base/vx_step.h"
 #include "index.h"
-
-vx_status vx_index_lock_writer(vx_index *index, const vx_run *run, vx_error *err)
-{
-    const bool ticks = run != NULL && run->tick != NULL;
-    for (unsigned waited_ms = 0; ticks && !vx_mutex_trylock(&index->writer); waited_ms++) {
-        if (waited_ms % 20 == 19 && run->tick(run->tick_arg, 0, 0) != 0)
-            return vx_fail(err, VX_E_INTERRUPTED, "interrupted");
-        vx_sleep_ms(1);
-    }
-    if (!ticks)
-        vx_mutex_lock(&index->writer);
-    if (!vx_index_is_closed(index))
-        return VX_OK;
-    vx_mutex_unlock(&index->writer);
-    return vx_index_refuse_closed(err);
-}
-
-vx_status vx_index_lock_to_change(vx_index *index, const vx_run *run, vx_error *err)
-{
-    const vx_status st = vx_index_lock_writer(index, run, err);
-    if (st != VX_OK || !index->is_read_only)
-        return st;
-    vx_mutex_unlock(&index->writer);
-    return vx_fail(err, VX_E_ARG, "the index is mapped from a file, read-only; load it without "
-                                  "mmap to change it");
-}
 
 static vx_status find_missing(const vx_index *index, const vx_view *view, const vx_label *labels,
                               size_t n, vx_error *err)
@@ -61,6 +36,7 @@ static uint64_t kill_rows(vx_index *index, vx_view *view, const vx_label *labels
     }
     vx_rwlock_wrunlock(&index->labels.lock);
     atomic_fetch_sub(&index->n_live, n_killed);
+    vx_step_at(VX_STEP_KILL);
     atomic_store_explicit(&view->seq, seq, memory_order_release);
     return n_killed;
 }
@@ -86,7 +62,7 @@ vx_status vx_index_delete(vx_index *index, const vx_label *labels, size_t n,
 {
     uint64_t n_killed = 0;
     *out_deleted = 0;
-    vx_status st = vx_index_lock_to_change(index, run, err);
+    vx_status st = vx_index_lock_to_change(index, "delete", run, err);
     if (st != VX_OK)
         return st;
     vx_view *view = atomic_load(&index->graph.view);
@@ -100,7 +76,7 @@ vx_status vx_index_delete(vx_index *index, const vx_label *labels, size_t n,
         n_killed = kill_rows(index, view, labels, n);
         st = vx_index_mend(index, false, run, err);
     }
-    vx_mutex_unlock(&index->writer);
+    vx_writer_unlock(&index->writer);
     *out_deleted = n_killed;
     return st == VX_OK ? vx_ok(err) : st;
 }

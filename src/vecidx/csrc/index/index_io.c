@@ -138,7 +138,7 @@ static vx_status save(vx_index *index, const char *path, const vx_sink *sink, co
                       vx_error *err)
 {
     struct plan plan;
-    vx_status st = vx_index_lock_writer(index, run, err);
+    vx_status st = vx_lock_settled(index, "save", run, err);
     if (st != VX_OK)
         return st;
     plan = (struct plan){.n = 0};
@@ -156,7 +156,7 @@ static vx_status save(vx_index *index, const char *path, const vx_sink *sink, co
                                               plan.sections, plan.n, run, err);
     vx_free(plan.tombstones);
     vx_free(plan.codec);
-    vx_mutex_unlock(&index->writer);
+    vx_writer_unlock(&index->writer);
     return st == VX_OK ? vx_ok(err) : st;
 }
 

@@ -226,11 +226,11 @@ static vx_status map_labels(struct load *l, vx_error *err)
 }
 
 /* Everything that vx_index_check knows, in a file's words. */
-static vx_status verify(vx_index *index, vx_error *err)
+static vx_status verify(vx_index *index, const vx_run *run, vx_error *err)
 {
     vx_check check;
     vx_error why = {0};
-    const vx_status st = vx_index_check(index, &check, &why);
+    const vx_status st = vx_index_check(index, run, &check, &why);
     if (st == VX_E_STATE)
         return vx_fail(err, VX_E_FORMAT, "damaged: %s", why.text);
     if (st != VX_OK && err != NULL)
@@ -251,7 +251,7 @@ static vx_status fill(struct load *l, vx_error *err)
     else /* never to be used again, so which are free does not matter */
         atomic_store(&l->index->graph.graves.n_linked, (uint32_t)l->fields[FIELD_N_DEAD]);
     if (st == VX_OK && l->options.verify)
-        st = verify(l->index, err);
+        st = verify(l->index, l->run, err);
     return st;
 }
 
@@ -379,11 +379,13 @@ vx_status vx_index_close(vx_index *index, const vx_run *run, vx_error *err)
 {
     if (vx_index_is_closed(index))
         return vx_ok(err);
-    vx_status st = vx_index_lock_writer(index, run, err);
-    if (st == VX_E_STATE) /* another thread has closed it meanwhile */
-        return vx_ok(err);
+    vx_status st = vx_writer_lock(&index->writer, "close", run, err);
     if (st != VX_OK)
         return st;
+    if (vx_index_is_closed(index)) { /* by another thread, meanwhile */
+        vx_writer_unlock(&index->writer);
+        return vx_ok(err);
+    }
     /* Searches under way see that they are to end (index_batch.c). */
     for (unsigned waited_ms = 1; !vx_graph_close(&index->graph) && st == VX_OK; waited_ms++) {
         if (waited_ms % 20 == 0 && run != NULL && run->tick != NULL &&
@@ -395,6 +397,6 @@ vx_status vx_index_close(vx_index *index, const vx_run *run, vx_error *err)
         vx_labels_clear(&index->labels);
         vx_map_free(&index->map);
     }
-    vx_mutex_unlock(&index->writer);
+    vx_writer_unlock(&index->writer);
     return st == VX_OK ? vx_ok(err) : st;
 }

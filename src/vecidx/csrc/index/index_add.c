@@ -1,0 +1,607 @@
+/* index_add.c - adding rows.
+ *
+ * No algorithm lives here: rows are checked, given slots and labels, and handed
+ * to the graph.
+ *
+ * The life of an add: look at every row and label, so that bad input changes nothing;
+ * lock out other writers; make room everywhere, so that running out of memory changes
+ * nothing; copy rows into their planes; link them, batch by batch.  Each batch, as it
+ * is published, enters the label map and kills the rows it replaces (take_over below).
+ *
+ * One that another writer waits for cuts its batch short, lets all who wait through, and
+ * goes on with the rows left: it is then as several adds.  Each of these turns settles
+ * labels, slots and room anew, for no more rows than the turns before have linked, so
+ * that the work of cut turns stays in proportion.  Only the labels are chosen once. */
+#include "index.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "../base/vx_alloc.h"
+#include "../base/vx_pool.h"
+#include "../base/vx_rng.h"
+#include "../base/vx_status.h"
+
+/* Rows of the turn after one that was cut. */
+#define TURN_ROWS 512u
+
+/* ---- rows -------------------------------------------------------------------- */
+
+/* Two rows this long are at most FLT_MAX apart, squared, and have a finite inner
+ * product: no distance overflows. */
+#define MAX_SQUARED_LENGTH 8e37
+
+vx_row_fault vx_row_inspect(const float *row, size_t dim, bool is_cosine, double *out_norm)
+{
+    /* Eight sums, so that the baseline's vector registers are used. */
+    double sums[8] = {0};
+    size_t i = 0;
+    for (; i + 8 <= dim; i += 8)
+        for (size_t j = 0; j < 8; j++)
+            sums[j] += (double)row[i + j] * (double)row[i + j];
+    for (; i < dim; i++)
+        sums[0] += (double)row[i] * (double)row[i];
+    const double sum = ((sums[0] + sums[1]) + (sums[2] + sums[3])) +
+                       ((sums[4] + sums[5]) + (sums[6] + sums[7]));
+    *out_norm = sqrt(sum);
+    if (sum <= MAX_SQUARED_LENGTH)
+        return is_cosine && sum <= 0 ? VX_ROW_ZERO : VX_ROW_FINE;
+    for (i = 0; i < dim; i++)
+        if (isnan(row[i]))
+            return VX_ROW_NAN;
+    for (i = 0; i < dim; i++)
+        if (isinf(row[i]))
+            return VX_ROW_INF;
+    return VX_ROW_LARGE;
+}
+
+vx_status vx_row_refuse(vx_row_fault fault, const char *what, int64_t row, vx_error *err)
+{
+    static const char *const reasons[] = {
+        [VX_ROW_NAN] = "holds NaN; remove the row or fill it in",
+        [VX_ROW_INF] = "holds an infinite value; remove the row or clip it",
+        [VX_ROW_LARGE] = "is too long for float32 distances (squared length above 8e37); "
+                         "scale the data down",
+        [VX_ROW_ZERO] = "is all zeros, which has no direction under metric \"cosine\"; "
+                        "remove the row or use metric \"l2\"",
+    };
+    const vx_status st =
+        vx_fail(err, VX_E_ARG, "%s: row %lld %s", what, (long long)row, reasons[fault]);
+    if (err != NULL)
+        err->row = row;
+    return st;
+}
+
+void vx_row_store_vector(float *to, size_t row_floats, const float *from, size_t dim,
+                         bool is_cosine, double norm)
+{
+    if (is_cosine) {
+        const double scale = 1.0 / norm;
+        for (size_t i = 0; i < dim; i++)
+            to[i] = (float)((double)from[i] * scale);
+    } else {
+        memcpy(to, from, dim * sizeof *to);
+    }
+    memset(to + dim, 0, (row_floats - dim) * sizeof *to);
+}
+
+/* ---- add ---------------------------------------------------------------------- */
+
+struct add {
+    vx_index *index;
+    const vx_run *run;
+    const float *rows;      /* or NULL: */
+    const vx_import *from;
+    size_t n, dim;
+    vx_on_conflict on_conflict;
+    const vx_label *labels; /* given or made up: never NULL after choose_labels */
+    vx_label *made_labels;
+    bool is_cosine;
+    double *norms;          /* cosine: of each input row                        */
+    _Atomic size_t bad_row; /* the first refused                                */
+    uint64_t n_owed;        /* our part of index->n_owed                        */
+
+    /* Of one turn: input rows begin .. end-1. */
+    size_t begin, end;
+    vx_view *view;
+    uint32_t *rows_taken;   /* those that become slots; NULL: all of them       */
+    size_t n_taken;
+    vx_slot *slots;         /* of the rows taken, rising: free ones, then new ones */
+    uint32_t n_reused;
+    vx_slot first;          /* of the new ones                                  */
+    uint32_t n_upper;       /* before the turn                                  */
+};
+
+static void inspect_piece(void *arg, size_t begin, size_t end, unsigned who)
+{
+    struct add *add = arg;
+    (void)who;
+    for (size_t i = begin; i < end; i++) {
+        double norm;
+        if (vx_row_inspect(add->rows + i * add->dim, add->dim, add->is_cosine, &norm) !=
+            VX_ROW_FINE) {
+            vx_lower(&add->bad_row, i);
+            return;
+        }
+        if (add->norms != NULL)
+            add->norms[i] = norm;
+    }
+}
+
+/* Rows a piece of a pass over the input takes: some 256 KiB. */
+static size_t pass_grain(size_t dim)
+{
+    const size_t rows = 65536 / dim;
+    return rows > 0 ? rows : 1;
+}
+
+/* Looking at rows and copying them is not progress: it may be stopped, but reports only
+ * what was done before. */
+static int tick_before(void *arg, uint64_t done, uint64_t total)
+{
+    const struct add *add = arg;
+    (void)done, (void)total;
+    if (add->end == 0) /* not yet the writer: a callable told of progress could change the index */
+        return add->run->tick(add->run->tick_arg, 1, 1);
+    return add->run->tick(add->run->tick_arg, add->begin, add->n);
+}
+
+static int tick_in_turn(void *arg, uint64_t done, uint64_t total)
+{
+    const struct add *add = arg;
+    (void)total;
+    return add->run->tick(add->run->tick_arg, add->begin + done, add->n);
+}
+
+/* A pass over n rows of the input, before any row of the turn is in. */
+static vx_status pass_rows(struct add *add, size_t n, vx_pool_fn fn)
+{
+    const vx_run before = {add->run->num_threads, add->run->tick != NULL ? tick_before : NULL, add};
+    return vx_pool_run(n, pass_grain(add->dim), &before, 0, add->n, fn, add);
+}
+
+static vx_status inspect_rows(struct add *add, vx_error *err)
+{
+    atomic_init(&add->bad_row, SIZE_MAX);
+    if (add->is_cosine) {
+        add->norms = vx_alloc(add->n, sizeof *add->norms);
+        if (add->norms == NULL)
+            return vx_fail_nomem(err, "adding rows");
+    }
+    const vx_status st = pass_rows(add, add->n, inspect_piece);
+    if (st != VX_OK)
+        return vx_fail(err, st, "interrupted");
+    const size_t bad = atomic_load(&add->bad_row);
+    if (bad == SIZE_MAX)
+        return VX_OK;
+    double norm;
+    return vx_row_refuse(vx_row_inspect(add->rows + bad * add->dim, add->dim, add->is_cosine, &norm),
+                         "vectors", (int64_t)bad, err);
+}
+
+vx_status vx_refuse_label(vx_error *err, vx_status status, size_t row, vx_label label,
+                          const char *why)
+{
+    vx_fail(err, status, "ids: row %zu has id %lld, %s", row, (long long)label, why);
+    if (err != NULL) {
+        err->row = (int64_t)row;
+        err->value = label;
+    }
+    return status;
+}
+
+/* Negative, or twice in the call. */
+static vx_status inspect_labels(const vx_label *labels, size_t n, vx_error *err)
+{
+    bool rising = true;
+    for (size_t i = 0; i < n; i++) {
+        if (labels[i] < 0)
+            return vx_refuse_label(err, VX_E_ARG, i, labels[i], "expected 0 or more");
+        rising = rising && (i == 0 || labels[i] > labels[i - 1]);
+    }
+    if (rising)
+        return VX_OK;
+
+    uint64_t places = 64;
+    while (places < 2 * n)
+        places *= 2;
+    size_t *table = vx_zalloc(places, sizeof *table); /* row + 1 */
+    if (table == NULL)
+        return vx_fail_nomem(err, "checking ids");
+    vx_status st = VX_OK;
+    for (size_t i = 0; i < n && st == VX_OK; i++) {
+        uint64_t at = vx_hash64((uint64_t)labels[i]) & (places - 1);
+        while (table[at] != 0 && labels[table[at] - 1] != labels[i])
+            at = (at + 1) & (places - 1);
+        if (table[at] != 0)
+            st = vx_refuse_label(err, VX_E_ARG, i, labels[i],
+                              "which an earlier row of this call has too; give each id once");
+        table[at] = i + 1;
+    }
+    vx_free(table);
+    return st;
+}
+
+static vx_status choose_labels(struct add *add, vx_error *err)
+{
+    if (add->labels != NULL)
+        return VX_OK;
+    const uint64_t next = add->index->next_label;
+    if (next + add->n > (uint64_t)INT64_MAX + 1)
+        return vx_fail(err, VX_E_ARG, "ids: no numbers left after %llu; give ids",
+                       (unsigned long long)(next - 1));
+    add->made_labels = vx_alloc(add->n, sizeof *add->made_labels);
+    if (add->made_labels == NULL)
+        return vx_fail_nomem(err, "adding rows");
+    for (size_t i = 0; i < add->n; i++)
+        add->made_labels[i] = (vx_label)(next + i);
+    add->labels = add->made_labels;
+    return VX_OK;
+}
+
+/* What becomes of rows whose label is there already. */
+static vx_status settle_conflicts(struct add *add, vx_error *err)
+{
+    const size_t n = add->end - add->begin;
+    add->n_taken = n;
+    if (add->on_conflict == VX_REPLACE || (add->made_labels != NULL && add->begin == 0))
+        return VX_OK;
+    size_t n_taken = 0;
+    if (add->on_conflict == VX_SKIP) {
+        add->rows_taken = vx_alloc(n, sizeof *add->rows_taken);
+        if (add->rows_taken == NULL)
+            return vx_fail_nomem(err, "adding rows");
+    }
+    for (size_t i = add->begin; i < add->end; i++) {
+        const bool is_there =
+            vx_labels_find(&add->index->labels, add->view, add->labels[i]) != VX_NO_SLOT;
+        if (is_there && add->on_conflict == VX_ERROR)
+            return vx_refuse_label(err, VX_E_LABEL, i, add->labels[i],
+                                "which is in the index; use on_conflict=\"replace\" or \"skip\"");
+        if (!is_there && add->on_conflict == VX_SKIP)
+            add->rows_taken[n_taken++] = (uint32_t)i;
+    }
+    if (add->on_conflict == VX_SKIP)
+        add->n_taken = n_taken;
+    return VX_OK;
+}
+
+static size_t taken_row(const struct add *add, size_t i)
+{
+    return add->rows_taken != NULL ? add->rows_taken[i] : add->begin + i;
+}
+
+static vx_status choose_slots(struct add *add, vx_error *err)
+{
+    if (add->n_taken == 0)
+        return VX_OK;
+    const uint32_t n_reused = vx_graves_ready(&add->index->graph, add->n_taken);
+    if ((uint64_t)add->first + add->n_taken - n_reused > VX_MAX_ROWS)
+        return vx_fail(err, VX_E_ARG, "rows: an index holds at most %u; use several indexes",
+                       VX_MAX_ROWS);
+    add->slots = vx_alloc(add->n_taken, sizeof *add->slots);
+    if (add->slots == NULL)
+        return vx_fail_nomem(err, "adding rows");
+    vx_graves_take(&add->index->graph, n_reused, add->slots);
+    add->n_reused = n_reused;
+    for (size_t i = n_reused; i < add->n_taken; i++)
+        add->slots[i] = add->first + (vx_slot)(i - n_reused);
+    return VX_OK;
+}
+
+/* Rows whose label this call gives to another: until they are replaced, no new row
+ * may become their twin (find_twin). */
+static vx_status mark_doomed(struct add *add, vx_error *err)
+{
+    uint64_t n_doomed = 0;
+    if (add->made_labels != NULL && add->begin == 0)
+        return VX_OK;
+    for (int marking = 0; marking <= 1; marking++) {
+        for (size_t i = 0; i < add->n_taken; i++) {
+            const vx_slot slot = vx_labels_find(&add->index->labels, add->view,
+                                                add->labels[taken_row(add, i)]);
+            if (slot == VX_NO_SLOT)
+                continue;
+            n_doomed++;
+            if (marking)
+                atomic_store_explicit(&add->view->deaths[slot], VX_DOOMED, memory_order_relaxed);
+        }
+        if (n_doomed == 0)
+            return VX_OK;
+        const vx_status st =
+            marking ? VX_OK : vx_graves_reserve(&add->index->graph, n_doomed, err);
+        if (st != VX_OK)
+            return st;
+    }
+    return VX_OK;
+}
+
+/* What a turn that ended early had taken and not used. */
+static void give_back(struct add *add, size_t n_linked)
+{
+    const bool may_meet = add->made_labels == NULL || add->begin > 0;
+    for (size_t i = n_linked; may_meet && i < add->n_taken; i++) {
+        const vx_slot slot =
+            vx_labels_find(&add->index->labels, add->view, add->labels[taken_row(add, i)]);
+        if (slot != VX_NO_SLOT && !vx_view_is_alive(add->view, slot))
+            atomic_store_explicit(&add->view->deaths[slot], 0, memory_order_relaxed);
+    }
+    if (n_linked < add->n_reused)
+        vx_graves_return(&add->index->graph, add->slots + n_linked, add->n_reused - n_linked);
+    const uint32_t n = atomic_load(&add->view->n_rows);
+    if (n < add->first + (add->n_taken - add->n_reused))
+        add->view->n_upper = n > add->first ? add->view->upper_at[n] : add->n_upper;
+}
+
+static vx_status make_room(struct add *add, vx_error *err)
+{
+    vx_index *index = add->index;
+    const uint64_t end = (uint64_t)add->first + add->n_taken - add->n_reused;
+    const uint64_t upper =
+        add->view->n_upper + (end <= VX_MAX_ROWS
+                                  ? vx_graph_upper_needed(&index->graph, add->first, end)
+                                  : 0);
+    vx_status st = vx_graph_reserve(&index->graph, end, upper, err);
+    if (st != VX_OK)
+        return st;
+    add->view = atomic_load(&index->graph.view);
+    bool needs_table = false;
+    for (size_t i = 0; i < add->n_taken && !needs_table; i++)
+        needs_table = add->labels[taken_row(add, i)] != (vx_label)add->slots[i];
+    return vx_labels_reserve(&index->labels, add->view, add->n_taken, needs_table, err);
+}
+
+static void copy_import(vx_view *view, vx_slot slot, const vx_import *from, size_t row)
+{
+    const vx_slot other = from->slots[row];
+    memcpy(view->vectors + (size_t)slot * view->row_floats, vx_view_vector(from->view, other),
+           view->row_floats * sizeof *view->vectors);
+    if (view->norms != NULL)
+        view->norms[slot] = from->view->norms[other];
+}
+
+static void copy_piece(void *arg, size_t begin, size_t end, unsigned who)
+{
+    struct add *add = arg;
+    vx_view *view = add->view;
+    (void)who;
+    for (size_t i = begin; i < end; i++) {
+        const size_t row = taken_row(add, i);
+        const vx_slot slot = add->slots[i];
+        float *vector = view->vectors + (size_t)slot * view->row_floats;
+        view->labels[slot] = add->labels[row];
+        if (add->from != NULL) {
+            copy_import(view, slot, add->from, row);
+            continue;
+        }
+        const double norm = add->norms != NULL ? add->norms[row] : 1;
+        vx_row_store_vector(vector, view->row_floats, add->rows + row * add->dim, add->dim,
+                            add->is_cosine, norm);
+        if (view->norms != NULL)
+            view->norms[slot] = (float)norm;
+    }
+}
+
+struct take_over {
+    vx_index *index;
+    vx_view *view;
+    uint64_t seq; /* from which the new rows count */
+    uint64_t n_replaced;
+};
+
+static void replace(void *arg, vx_slot old_slot, vx_slot new_slot)
+{
+    struct take_over *to = arg;
+    atomic_fetch_add(&to->index->n_dead, 1);
+    to->n_replaced++;
+    atomic_store_explicit(&to->view->any_dead, true, memory_order_relaxed);
+    atomic_store_explicit(&to->view->births[new_slot], to->seq, memory_order_relaxed);
+    atomic_store_explicit(&to->view->deaths[old_slot], to->seq, memory_order_relaxed);
+    vx_graves_add(&to->index->graph, old_slot);
+}
+
+/* vx_publish_fn: rows are about to become visible. */
+static void take_over(void *arg, vx_view *view, const vx_slot *slots, size_t n)
+{
+    vx_index *index = arg;
+    struct take_over to = {index, view, atomic_load(&view->seq) + 1, 0};
+    vx_labels_enter_slots(&index->labels, view, slots, n, replace, &to);
+    for (size_t i = 0; i < n; i++) {
+        const vx_slot slot = slots[i];
+        if (!vx_view_is_alive(view, slot)) {
+            vx_view_bear(view, slot, to.seq);
+            atomic_fetch_sub(&index->n_dead, 1);
+        }
+        if ((uint64_t)view->labels[slot] >= index->next_label)
+            index->next_label = (uint64_t)view->labels[slot] + 1;
+    }
+    atomic_fetch_add(&index->n_live, n - to.n_replaced);
+}
+
+static bool is_wanted(void *arg)
+{
+    return vx_writer_is_wanted(&((struct add *)arg)->index->writer);
+}
+
+/* vx_hint_fn: who is near a row that is taken over, as far as they are in. */
+static size_t hint(void *arg, size_t at, vx_slot *out)
+{
+    const struct add *add = arg;
+    const vx_import *from = add->from;
+    const vx_link *links =
+        vx_view_links(from->view, from->slots[taken_row(add, at)], 0);
+    size_t n = 0;
+    for (uint32_t i = 0; i < from->view->M0; i++) {
+        const vx_slot other = vx_link_load(&links[i]) & VX_SLOT_BITS;
+        if (other >= from->n_slots || from->place_of[other] == VX_NO_SLOT)
+            continue;
+        /* By the label: rows of earlier turns may have moved. */
+        const vx_slot slot = vx_labels_find(&add->index->labels, add->view,
+                                            add->labels[from->place_of[other]]);
+        if (slot != VX_NO_SLOT)
+            out[n++] = slot;
+    }
+    return n;
+}
+
+static vx_status link_rows(struct add *add, size_t *out_linked, vx_error *err)
+{
+    vx_graph *graph = &add->index->graph;
+    const vx_run run = {add->run->num_threads, add->run->tick != NULL ? tick_in_turn : NULL, add};
+    const vx_guide guide = {.cut = {is_wanted, add},
+                            .hint = add->from != NULL ? hint : NULL,
+                            .hint_arg = add};
+    const vx_slot end = add->first + (vx_slot)(add->n_taken - add->n_reused);
+    const vx_status copied = pass_rows(add, add->n_taken, copy_piece);
+    if (copied != VX_OK) /* the slots written are not published: nothing changed */
+        return vx_fail(err, copied, "interrupted");
+    vx_status st = vx_index_quantise(add->index, add->slots, add->n_taken, end, &run, err);
+    add->view = atomic_load(&graph->view);
+    if (st == VX_OK)
+        st = mark_doomed(add, err); /* in the view that stays */
+    if (st != VX_OK)
+        return st;
+    vx_graph_place_rows(graph, add->view, add->first, end);
+    return vx_graph_insert(graph, add->slots, add->n_taken, &run, &guide, take_over, add->index,
+                           out_linked, err);
+}
+
+/* Take back the proof that an earlier turn left to us, or leave it to a later one. */
+static void owe(struct add *add, bool is_cut)
+{
+    vx_graph *graph = &add->index->graph;
+    graph->n_unproven += add->n_owed + atomic_exchange(&add->index->n_forsaken, 0);
+    atomic_fetch_sub(&add->index->n_owed, add->n_owed);
+    add->n_owed = is_cut ? graph->n_unproven : 0;
+    graph->n_unproven -= add->n_owed;
+    atomic_fetch_add(&add->index->n_owed, add->n_owed);
+}
+
+/* As the writer, add rows begin .. end-1, or the first of them when another waits.
+ * *out_done input rows are dealt with, after an error too. */
+static vx_status take_turn(struct add *add, size_t *out_done, vx_error *err)
+{
+    vx_index *index = add->index;
+    size_t linked = 0;
+    *out_done = 0;
+    add->view = atomic_load(&index->graph.view);
+    add->first = atomic_load(&add->view->n_rows);
+    add->n_upper = add->view->n_upper;
+    add->n_taken = 0;
+    owe(add, false);
+    vx_status st = settle_conflicts(add, err);
+    if (st == VX_OK)
+        st = choose_slots(add, err);
+    if (st == VX_OK)
+        st = make_room(add, err);
+    const bool is_begun = st == VX_OK;
+    if (is_begun && add->n_taken > 0)
+        st = link_rows(add, &linked, err);
+    if (is_begun)
+        *out_done = linked < add->n_taken ? taken_row(add, linked) - add->begin
+                                          : add->end - add->begin;
+    if (add->slots != NULL)
+        give_back(add, linked);
+    if (st == VX_OK)
+        st = vx_index_mend(index, false, add->run, err);
+    if (st == VX_OK)
+        owe(add, linked < add->n_taken);
+    vx_free(add->rows_taken);
+    vx_free(add->slots);
+    add->rows_taken = NULL;
+    add->slots = NULL;
+    return st;
+}
+
+/* Let other writers through.  They are not to choose the labels that we shall use.
+ * After an error we are the writer no more. */
+static vx_status let_through(struct add *add, size_t done, vx_error *err)
+{
+    vx_index *index = add->index;
+    if (!vx_writer_is_wanted(&index->writer))
+        return VX_OK;
+    if (add->made_labels != NULL &&
+        index->next_label < (uint64_t)add->made_labels[add->n - 1] + 1)
+        index->next_label = (uint64_t)add->made_labels[add->n - 1] + 1;
+    vx_status st = vx_writer_yield(&index->writer, add->run, done, add->n, err);
+    if (st == VX_OK && vx_index_is_closed(index)) {
+        vx_writer_unlock(&index->writer);
+        st = vx_index_refuse_closed(err);
+    }
+    if (st != VX_OK) {
+        atomic_fetch_add(&index->n_forsaken, add->n_owed);
+        atomic_fetch_sub(&index->n_owed, add->n_owed);
+    }
+    return st;
+}
+
+/* All turns.  The writer at the start; at the end, if *out_is_writer. */
+static vx_status take_turns(struct add *add, size_t *out_done, bool *out_is_writer, vx_error *err)
+{
+    size_t room = add->n, done = 0;
+    vx_status st = VX_OK;
+    *out_is_writer = true;
+    for (;;) {
+        size_t n_done = 0;
+        add->begin = done;
+        add->end = add->n - done < room ? add->n : done + room;
+        st = take_turn(add, &n_done, err);
+        room = add->begin + n_done < add->end ? TURN_ROWS : 2 * room;
+        *out_done = done += n_done;
+        if (st != VX_OK || done == add->n)
+            return st;
+        if ((st = let_through(add, done, err)) != VX_OK) {
+            *out_is_writer = false;
+            return st;
+        }
+    }
+}
+
+vx_status vx_index_add(vx_index *index, const float *rows, size_t n, const vx_label *labels,
+                       vx_on_conflict on_conflict, const vx_run *run, vx_label *out_labels,
+                       uint64_t *out_added, vx_error *err)
+{
+    return vx_index_take_in(index, rows, NULL, n, labels, on_conflict, run, out_labels, out_added,
+                            err);
+}
+
+vx_status vx_index_take_in(vx_index *index, const float *rows, const vx_import *from, size_t n,
+                           const vx_label *labels, vx_on_conflict on_conflict, const vx_run *run,
+                           vx_label *out_labels, uint64_t *out_added, vx_error *err)
+{
+    static const vx_run plain = {0, NULL, NULL};
+    struct add add = {.index = index, .run = run != NULL ? run : &plain, .rows = rows,
+                      .from = from, .n = n, .labels = labels, .on_conflict = on_conflict};
+    add.dim = index->graph.params.dim;
+    add.is_cosine = index->graph.params.metric == VX_COSINE;
+    if (out_added != NULL)
+        *out_added = 0;
+    if (n == 0)
+        return vx_ok(err);
+    if (n > VX_MAX_ROWS)
+        return vx_fail(err, VX_E_ARG, "vectors: an index holds at most %u rows, got %zu",
+                       VX_MAX_ROWS, n);
+
+    bool is_writer = false;
+    size_t done = 0;
+    vx_status st = from == NULL ? inspect_rows(&add, err) : VX_OK;
+    if (st == VX_OK && labels != NULL && from == NULL)
+        st = inspect_labels(labels, n, err);
+    if (st == VX_OK)
+        st = vx_index_lock_to_change(index, "add", run, err);
+    if (st == VX_OK) {
+        is_writer = true;
+        st = choose_labels(&add, err);
+    }
+    if (st == VX_OK)
+        st = take_turns(&add, &done, &is_writer, err);
+    if (is_writer)
+        vx_writer_unlock(&index->writer);
+    if (out_added != NULL)
+        *out_added = done;
+    if (out_labels != NULL && add.labels != NULL && (st == VX_OK || done > 0))
+        memcpy(out_labels, add.labels, n * sizeof *out_labels);
+    vx_free(add.norms);
+    vx_free(add.made_labels);
+    return st == VX_OK ? vx_ok(err) : st;
+}
