@@ -6,9 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 from typing_extensions import Buffer
 
-from vecidx._storage import SupportsRead, SupportsWrite
-
 from vecidx._background import Background
+from vecidx._storage import SupportsRead, SupportsWrite
 
 class Index:
     def __init__(
