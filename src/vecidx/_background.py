@@ -1,6 +1,12 @@
 """Work that goes on in a thread of its own while its caller goes on too."""
 
+import logging
+import numbers
 import threading
+
+import numpy as np
+
+_logger = logging.getLogger("vecidx")
 
 
 class Background:
@@ -51,3 +57,34 @@ class Background:
     def __repr__(self):
         state = "running" if not self.done else "done" if self._error is None else "failed"
         return f"<{self._thread.name}: {state}>"
+
+
+class AutoCompact:
+    """Compacts an index in the background when much of it is dead."""
+
+    __slots__ = ("_running", "share")
+
+    LEAST = 1000      # dead places; below, nothing worth a thread is to be won
+
+    def __init__(self, share):
+        if (isinstance(share, (bool, np.bool_)) or not isinstance(share, numbers.Real)
+                or not 0 < share < 1):
+            raise ValueError("auto_compact: expected a share, above 0 and below 1, or None, "
+                             f"got {share!r}")
+        self.share = float(share)
+        self._running = None
+
+    def look(self, core, threads):
+        """Start, if it is time and none is running."""
+        dead = core.dead()
+        if dead < self.LEAST or dead <= self.share * (dead + core.count()):
+            return
+        if self._running is None or self._running.done:
+            self._running = Background("compact", lambda: _compact(core, threads))
+
+
+def _compact(core, threads):
+    try:
+        core.compact(threads)
+    except Exception as exc:
+        _logger.warning("auto_compact: %s", exc)

@@ -186,7 +186,6 @@ cdef class CoreIndex:
             raise_status(&err)
         return self
 
-
     def params(self):
         """(dim, metric number, quantization number, M, ef_construction, seed)"""
         cdef vx_params params
@@ -373,6 +372,10 @@ cdef class CoreIndex:
         if vx_index_is_closed(self._index):
             raise VecidxError("the index is closed")
         return vx_index_count(self._index)
+
+    def dead(self):
+        """Places of vectors that were deleted or replaced."""
+        return vx_index_dead(self._index)
 
     def labels(self, int64_t[::1] out not None):
         """Fill `out` with the ids of live rows; how many there are, maybe more than it holds."""

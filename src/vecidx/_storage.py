@@ -10,7 +10,7 @@ import os
 import numpy as np
 
 from vecidx import _core
-from vecidx._validate import as_path
+from vecidx._validate import as_path, check_flag
 
 
 def _is_path(target):
@@ -31,7 +31,7 @@ def save(core, target):
 def load(source, mmap, verify, threads):
     """The core of an index in a file."""
     mode = _map_mode(mmap)
-    verify = _flag(verify, "verify")
+    verify = check_flag(verify, name="verify")
     read = None if _is_path(source) else getattr(source, "read", None)
     if read is None:
         return _core.CoreIndex.load(as_path(source), mode, verify, threads)
@@ -44,7 +44,7 @@ def load(source, mmap, verify, threads):
 
 def load_bytes(data, verify, threads):
     """The core of an index in memory."""
-    verify = _flag(verify, "verify")
+    verify = check_flag(verify, name="verify")
     if isinstance(data, str):
         raise TypeError("data: expected bytes or another buffer, got str; for a path use "
                         "vecidx.load")
@@ -91,9 +91,3 @@ def _map_mode(mmap):
     if isinstance(mmap, str) and mmap in _core.MAP_MODES:
         return _core.MAP_MODES[mmap]
     raise ValueError(f'mmap: expected True, False or "vectors", got {mmap!r}')
-
-
-def _flag(value, name):
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"{name}: expected True or False, got {type(value).__name__}")
-    return bool(value)

@@ -206,6 +206,12 @@ def check_word(value, *, name, known, later=()):
     raise ValueError(f"{name}: expected {expected}, got {value!r}")
 
 
+def check_flag(value, *, name):
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name}: expected True or False, got {type(value).__name__}")
+    return bool(value)
+
+
 def check_dtype(dtype):
     """The name of the storage type."""
     name = dtype

@@ -98,6 +98,7 @@ cdef extern from "vecidx.h" nogil:
     vx_status vx_index_contains(vx_index *index, const vx_label *labels, size_t n,
                                 uint8_t *out_found, vx_error *err)
     uint64_t vx_index_count(const vx_index *index)
+    uint64_t vx_index_dead(const vx_index *index)
     vx_status vx_index_labels(vx_index *index, vx_label *out, uint64_t cap,
                               uint64_t *out_n, vx_error *err)
 

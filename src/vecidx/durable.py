@@ -34,7 +34,7 @@ from contextlib import suppress
 import numpy as np
 
 from vecidx import _wal
-from vecidx._validate import INT64, as_labels, as_path, check_threads, check_word
+from vecidx._validate import INT64, as_labels, as_path, check_flag, check_threads, check_word
 from vecidx.errors import IndexFormatError, VecidxError
 from vecidx.index import Index, load
 
@@ -264,12 +264,14 @@ class DurableIndex(Index):
     def _plan_checkpoint(self):
         self._auto_at = max(os.path.getsize(self._path), MIN_AUTO_CHECKPOINT)
 
-    def save(self, path, *args, **kwargs):
+    def save(self, path, *, compact=False):
         """As :meth:`Index.save`; to the index's own path, it is a checkpoint."""
-        if isinstance(path, (str, bytes, os.PathLike)) and _real_path(path) == self._path:
-            self.checkpoint()
-        else:
-            super().save(path, *args, **kwargs)
+        if not isinstance(path, (str, bytes, os.PathLike)) or _real_path(path) != self._path:
+            super().save(path, compact=compact)
+            return
+        if check_flag(compact, name="compact"):
+            self.compact()
+        self.checkpoint()
 
     # ---- the end ----------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import pickle
 import numpy as np
 
 from vecidx import _core, _storage
-from vecidx._background import Background
+from vecidx._background import AutoCompact, Background
 from vecidx._validate import (
     FLOAT32,
     INT64,
@@ -22,6 +22,7 @@ from vecidx._validate import (
     as_matrix,
     check_dtype,
     check_ef,
+    check_flag,
     check_int,
     check_k,
     check_quantization,
@@ -97,9 +98,8 @@ class Index:
     (array([1, 0]), array([1., 2.], dtype=float32))
     """
 
-    __slots__ = ("__weakref__", "_core", "_dim", "_ef_construction", "_metric", "_M",
-                 "_quantization", "_seed",
-                 "_threads")
+    __slots__ = ("__weakref__", "_auto_compact", "_core", "_dim", "_ef_construction", "_metric",
+                 "_M", "_quantization", "_seed", "_threads")
 
     def __init__(self, dim, metric="l2", *, dtype="float32", M=16, ef_construction=200,
                  quantization=None, seed=0, num_threads=None, capacity=0):
@@ -125,6 +125,7 @@ class Index:
         self._ef_construction = ef_construction
         self._seed = seed
         self._threads = threads
+        self._auto_compact = None
 
     # ---- writing ------------------------------------------------------------
 
@@ -201,6 +202,7 @@ class Index:
                 _report_end(report, len(rows))
         finally:
             close()
+        self._compact_if_due()
 
     def delete(self, ids, *, missing="error", num_threads=None):
         """Delete the vectors of ids, in one step: a search sees all of them or none.
@@ -232,7 +234,9 @@ class Index:
         labels, _ = as_labels(ids)
         missing = _core.ON_MISSING[
             check_word(missing, name="missing", known=tuple(_core.ON_MISSING))]
-        return self._core.delete(labels, missing, check_threads(num_threads, self._threads))
+        n = self._core.delete(labels, missing, check_threads(num_threads, self._threads))
+        self._compact_if_due()
+        return n
 
     def compact(self, *, background=False, num_threads=None):
         """Give back the memory of vectors that were deleted or replaced.
@@ -261,11 +265,29 @@ class Index:
             Nothing has changed that a search could tell.
         """
         threads = check_threads(num_threads, self._threads)
-        if not isinstance(background, (bool, np.bool_)):
-            raise TypeError(f"background: expected True or False, got {type(background).__name__}")
-        if background:
+        if check_flag(background, name="background"):
             return Background("compact", functools.partial(self._core.compact, threads))
         return self._core.compact(threads)
+
+    @property
+    def auto_compact(self):
+        """When to :meth:`compact` in the background by itself; None, as at first: never.
+
+        A share, above 0 and below 1: an add or a delete after which more of
+        the places are those of vectors deleted or replaced starts it.  Of this
+        object, not of the file: to be set again after a load.  Small indexes,
+        of less than 1,000 such places, are let be.  A failure is logged
+        ("vecidx") and changes nothing.
+        """
+        return self._auto_compact and self._auto_compact.share
+
+    @auto_compact.setter
+    def auto_compact(self, share):
+        self._auto_compact = None if share is None else AutoCompact(share)
+
+    def _compact_if_due(self):
+        if self._auto_compact is not None:
+            self._auto_compact.look(self._core, self._threads)
 
     def reserve(self, n):
         """Make room for ``n`` vectors in all, so that adds up to there cannot fail for memory.
@@ -315,6 +337,7 @@ class Index:
                 _report_end(report, n)
         finally:
             close()
+        self._compact_if_due()
 
     # ---- reading ------------------------------------------------------------
 
@@ -481,7 +504,7 @@ class Index:
 
     # ---- files --------------------------------------------------------------
 
-    def save(self, path):
+    def save(self, path, *, compact=False):
         """Write the index to a file.
 
         Parameters
@@ -489,6 +512,9 @@ class Index:
         path : str, bytes, os.PathLike or file object
             A file object is one with ``write()``, opened in binary mode; it gets
             the same bytes and is neither synced nor closed.
+        compact : bool
+            :meth:`compact` first, so that the file holds no places of vectors
+            that were deleted or replaced.
 
         Notes
         -----
@@ -503,6 +529,8 @@ class Index:
         IndexFormatError
             The index is mapped, and its file damaged: nothing is written.
         """
+        if check_flag(compact, name="compact"):
+            self.compact()
         _storage.save(self._core, path)
 
     def to_bytes(self):

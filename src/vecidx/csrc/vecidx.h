@@ -216,6 +216,9 @@ vx_status vx_index_contains(vx_index *index, const vx_label *labels, size_t n,
 /* Rows that a search may return. */
 uint64_t vx_index_count(const vx_index *index);
 
+/* Places of rows that were deleted or replaced: what vx_index_compact would give back. */
+uint64_t vx_index_dead(const vx_index *index);
+
 /* Write up to `cap` labels of live rows, in the order of their slots, and how many
  * there are. */
 vx_status vx_index_labels(vx_index *index, vx_label *out, uint64_t cap, uint64_t *out_n,

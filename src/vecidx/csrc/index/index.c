@@ -205,6 +205,8 @@ vx_status vx_index_contains(vx_index *index, const vx_label *labels, size_t n, u
 
 uint64_t vx_index_count(const vx_index *index) { return atomic_load(&index->n_live); }
 
+uint64_t vx_index_dead(const vx_index *index) { return atomic_load(&index->n_dead); }
+
 vx_status vx_index_labels(vx_index *index, vx_label *out, uint64_t cap, uint64_t *out_n,
                           vx_error *err)
 {
