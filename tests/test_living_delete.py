@@ -179,3 +179,44 @@ def test_equal_rows_survive_in_a_large_index(rng):
     index.delete(np.arange(100, 200))
     assert index.stats()["deleted"] == 0 and index.check()["unreachable"] == 0
     assert index.search(rows[:3], k=1)[0][:, 0].tolist() == copies.tolist()
+
+
+# ---- when most of an index goes at once ------------------------------------------------
+
+
+def clustered(rng, n=6000, dim=32, n_clusters=50):
+    centres = rng.standard_normal((n_clusters, dim)) * 10
+    rows = centres[rng.integers(n_clusters, size=n)] + rng.standard_normal((n, dim)) * 0.5
+    return rows.astype(np.float32)
+
+
+def n_lost(index, rows, ids):
+    """Rows that a search for their own vector does not find."""
+    return int((index.search(rows, k=1)[0][:, 0] != ids).sum())
+
+
+def test_a_call_that_deletes_most_leaves_the_rest_findable():
+    """Taken out all at once, the dead left some 30 of the others behind."""
+    lost = []
+    for seed in range(3):
+        rows = clustered(np.random.default_rng(seed))
+        index = vecidx.Index(32, M=8, ef_construction=60)
+        index.add(rows)
+        index.delete(np.arange(5500))
+        assert index.check()["unreachable"] == 0
+        lost.append(n_lost(index, rows[5500:], np.arange(5500, 6000)))
+    assert sum(lost) <= 5
+
+
+def test_a_call_that_replaces_most_leaves_what_a_fresh_build_has():
+    """Replaced in one go, some 430 of 6,000 were lost; in a fresh build up to 130 are."""
+    lost = []
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        old, new = clustered(rng), clustered(rng)
+        index = vecidx.Index(32, M=8, ef_construction=60)
+        index.add(old)
+        index.add(new[:5500], ids=np.arange(5500))
+        assert index.check()["unreachable"] == 0 and len(index) == 6000
+        lost.append(n_lost(index, np.concatenate([new[:5500], old[5500:]]), np.arange(6000)))
+    assert sum(lost) <= 600

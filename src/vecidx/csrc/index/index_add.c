@@ -25,6 +25,12 @@
 /* Rows of the turn after one that was cut. */
 #define TURN_ROWS 512u
 
+/* A turn replaces at most this share of the rows there are, or TURN_ROWS: the dead are
+ * taken out between turns, and many at once leave poor links behind.  (12,000 rows in
+ * 100 clusters, 11,000 replaced in one call: 411 rows no longer found by their own
+ * vector, 0 in sixteenths, up to 45 in a fresh build.) */
+#define REPLACE_SHARE 16u
+
 /* ---- rows -------------------------------------------------------------------- */
 
 /* Two rows this long are at most FLT_MAX apart, squared, and have a finite inner
@@ -237,6 +243,20 @@ static vx_status choose_labels(struct add *add, vx_error *err)
         add->made_labels[i] = (vx_label)(next + i);
     add->labels = add->made_labels;
     return VX_OK;
+}
+
+/* End the turn where it would replace too much. */
+static void limit_replacing(struct add *add)
+{
+    const uint64_t n_live = vx_index_count(add->index);
+    const uint64_t share = n_live / REPLACE_SHARE;
+    uint64_t left = share > TURN_ROWS ? share : TURN_ROWS;
+    if (add->end - add->begin <= left || (add->made_labels != NULL && add->begin == 0))
+        return;
+    for (size_t i = add->begin; i < add->end; i++)
+        if (vx_labels_find(&add->index->labels, add->view, add->labels[i]) != VX_NO_SLOT &&
+            left-- == 0)
+            add->end = i;
 }
 
 /* What becomes of rows whose label is there already. */
@@ -489,6 +509,8 @@ static vx_status take_turn(struct add *add, size_t *out_done, vx_error *err)
     add->n_upper = add->view->n_upper;
     add->n_taken = 0;
     owe(add, false);
+    if (add->on_conflict == VX_REPLACE)
+        limit_replacing(add);
     vx_status st = settle_conflicts(add, err);
     if (st == VX_OK)
         st = choose_slots(add, err);
