@@ -5,17 +5,19 @@
 
 Callers pass arrays of the right type, shape and layout (_validate.py sees to
 it) and the arrays to be filled.  Every call that may take long releases the
-GIL; the memoryviews keep the buffers alive meanwhile.  The module holds no
-state of its own: what is process-wide (kernels, thread number) lives in C.
+GIL; the memoryviews keep the buffers alive meanwhile.  Of state the module holds
+which thread is the main one; the rest that is process-wide lives in C.
 """
 
 import errno
 import os
+import threading
 
 from cpython.buffer cimport PyBUF_READ
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromMemory
+from cpython.pythread cimport PyThread_get_thread_ident
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
@@ -91,11 +93,28 @@ cdef int _on_tick(void *arg, uint64_t done, uint64_t total) noexcept with gil:
     return 0
 
 
-cdef vx_run _make_run(_Tick tick, unsigned num_threads) noexcept:
+cdef unsigned long _main_thread = 0   # as PyThread_get_thread_ident has it
+
+
+def _note_main_thread():
+    global _main_thread
+    _main_thread = threading.main_thread().ident
+
+
+_note_main_thread()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_main_thread)
+
+
+cdef vx_run _make_run(_Tick tick, unsigned num_threads, object progress=None) noexcept:
     cdef vx_run run
     run.num_threads = num_threads
-    run.tick = _on_tick
+    # Only the main thread gets signals: others need not wait for the GIL to ask.
+    run.tick = NULL
+    if progress is not None or <unsigned long>PyThread_get_thread_ident() == _main_thread:
+        run.tick = _on_tick
     run.tick_arg = <void *>tick    # borrowed: the caller's variable keeps it alive
+    tick.progress = progress
     return run
 
 
@@ -200,14 +219,13 @@ cdef class CoreIndex:
             const int64_t *label_in = NULL
             uint64_t added = 0
             _Tick tick = _Tick()
-            vx_run run = _make_run(tick, num_threads)
+            vx_run run = _make_run(tick, num_threads, progress)
             vx_error err
             vx_status status
         if n == 0:                     # &view[0, 0] of an empty view is not an address
             return
         if labels is not None:
             label_in = &labels[0]
-        tick.progress = progress
         tick.total = n
         with nogil:
             status = vx_index_add(self._index, &rows[0, 0], n, label_in,
@@ -255,10 +273,9 @@ cdef class CoreIndex:
         cdef:
             uint64_t added = 0
             _Tick tick = _Tick()
-            vx_run run = _make_run(tick, num_threads)
+            vx_run run = _make_run(tick, num_threads, progress)
             vx_error err
             vx_status status
-        tick.progress = progress
         tick.total = vx_index_count(other._index)
         with nogil:
             status = vx_index_merge(self._index, other._index, <vx_on_conflict>on_conflict, &run,
