@@ -10,6 +10,7 @@
 #   make simd       the Python tests, once per SIMD level
 #   make profile    flame graphs and hottest lines of a build and a search; needs perf
 #                   (Debian: apt-get install linux-perf binutils)
+#   make count      what searches read: nodes, links, codes, vectors, cache lines
 #   make bench bench-all lint annotate wheels clean
 #
 # Variables: PYTHON (the interpreter), CC, VECIDX_STRICT=1 (a missing tool is an
@@ -35,7 +36,7 @@ PACKAGE := setup.py pyproject.toml $(C_HEADERS) $(C_SOURCES) $(wildcard src/veci
 extra = $$($(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', \
 	'rb'))['project']['optional-dependencies']['$(1)'])")
 
-.PHONY: all demo test dev test-c asan ubsan tsan stress fuzz corrupt simd bench bench-all profile \
+.PHONY: all demo test dev test-c asan ubsan tsan stress fuzz corrupt simd bench bench-all profile count \
 	lint annotate wheels clean
 all: $(VENV)/.installed
 
@@ -104,6 +105,14 @@ build/profile/site/.built: $(VENV)/.made $(PACKAGE)
 profile: build/profile/site/.built
 	@PYTHONPATH=$(abspath build/profile/site) $(PY) tools/record_profile.py $(ARGS) || \
 	{ code=$$?; [ $$code = 77 ] && [ "$(VECIDX_STRICT)" != 1 ]; }
+
+build/count/site/.built: $(VENV)/.made $(PACKAGE)
+	@rm -rf build/py/*-counts/lib* build/count/site
+	VECIDX_COUNT_WORK=1 $(PIP) install --no-build-isolation --no-deps --target build/count/site .
+	@touch $@
+
+count: build/count/site/.built
+	@PYTHONPATH=$(abspath build/count/site) $(PY) tools/count_work.py $(ARGS)
 
 annotate: $(VENV)/.made
 	@mkdir -p build/annotate

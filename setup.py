@@ -5,7 +5,8 @@ instruction set, and handed to the extension as objects.  Nothing is compiled fo
 the machine that builds: the choice of kernels is made at import.
 
 Environment: ``VECIDX_ABI3=1`` builds for the limited API of CPython 3.11, so that
-one wheel serves every later version; ``VECIDX_ASSERTS=1`` keeps the C asserts.
+one wheel serves every later version; ``VECIDX_ASSERTS=1`` keeps the C asserts;
+``VECIDX_COUNT_WORK=1`` counts what searches read (docs/PROFILING.md).
 """
 
 import os
@@ -23,6 +24,7 @@ SOURCES = sorted(glob(f"{CSRC}/*/*.c"))
 # abi3 wheels do not load in free-threaded builds of CPython.
 ABI3 = os.environ.get("VECIDX_ABI3") == "1" and not sysconfig.get_config_var("Py_GIL_DISABLED")
 ASSERTS = os.environ.get("VECIDX_ASSERTS") == "1"
+COUNT_WORK = os.environ.get("VECIDX_COUNT_WORK") == "1"
 
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mfma", "-mf16c"]
 # File -> flags for GCC and Clang, flags for MSVC, on x86.  On other architectures
@@ -61,6 +63,7 @@ class BuildExt(build_ext):
         msvc = self.compiler.compiler_type == "msvc"
         # CPython's own flags may define NDEBUG: take it back where asserts stay.
         macros = [("_GNU_SOURCE", "1"), ("NDEBUG",) if ASSERTS else ("NDEBUG", "1")]
+        macros += [("VX_COUNT_WORK", "1")] if COUNT_WORK else []
 
         def compile_core(source):
             return self.compiler.compile(
@@ -77,6 +80,7 @@ class BuildExt(build_ext):
 
 
 mode = f"{'abi3' if ABI3 else 'plain'}-{'asserts' if ASSERTS else 'release'}"
+mode += "-counts" if COUNT_WORK else ""
 
 setup(
     ext_modules=[

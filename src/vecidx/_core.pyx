@@ -686,6 +686,14 @@ def test_many(str level, int metric, const float[::1] a not None,
         raise_status(&err)
 
 
+def test_work():
+    """What was read since the last call, by name; None where the build does not count."""
+    cdef uint64_t counts[6]
+    if not vx_test_work(counts):
+        return None
+    return dict(zip(("hops", "links", "vectors", "codes", "ranks", "lines"), counts))
+
+
 def test_fail_alloc(uint64_t nth):
     """Let the nth allocation from now fail, once; 0: none."""
     vx_test_fail_alloc(nth)

@@ -199,6 +199,7 @@ cdef extern from "vecidx.h" nogil:
     vx_status vx_test_many(const char *level, vx_metric metric, const float *a,
                            const float *b, size_t n, size_t dim, float *out,
                            vx_error *err)
+    int vx_test_work(uint64_t *out)
     void vx_test_fail_alloc(uint64_t nth)
     size_t vx_test_links(vx_index *index, vx_label label, vx_label *out, size_t cap,
                          size_t *out_chosen)

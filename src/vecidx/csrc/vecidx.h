@@ -343,6 +343,11 @@ vx_status vx_test_many(const char *level, vx_metric metric, const float *a,
 /* Let the n-th allocation from now fail, once; 0: none. */
 void vx_test_fail_alloc(uint64_t nth);
 
+/* What was read since the last call: nodes expanded, links looked at, vectors, byte codes
+ * and rank codes compared, 64-byte lines asked for.  0 unless built to count. */
+#define VX_N_WORK 6
+int vx_test_work(uint64_t out[VX_N_WORK]);
+
 /* Ticks come at every chance, and not every 20 ms. */
 void vx_test_tick_always(int on);
 

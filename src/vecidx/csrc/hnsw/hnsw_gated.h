@@ -139,6 +139,10 @@ VX_INLINE void gated_enter(gated_state *s, vx_slot slot, float dist)
 VX_INLINE void gated_close(gated_state *s, const int kind)
 {
     size_t i = 0;
+    count_rows(s->n_fresh, s->row_bytes, kind);
+    VX_COUNT(VX_COUNT_HOPS, 1);
+    VX_COUNT(VX_COUNT_EDGES, s->view->M0);
+    VX_COUNT(VX_COUNT_LINES, s->view->block_bytes / VX_LINE);
     for (; i + 4 <= s->n_fresh; i += 4) {
         const char *x[4];
         float dists[4];
@@ -177,7 +181,7 @@ VX_INLINE void descend_in_turns(const vx_space *space, const vx_view *view, vx_g
         for (unsigned w = 0; w < n_walks; w++)
             if (descent_goes_on(&descents[w])) {
                 descent_gather(&descents[w], view, walks[w].n);
-                for (size_t i = 0; i < descents[w].n_fresh; i++)
+                for (size_t i = 0; i < descents[w].n_fresh; i++) /* counted as compared */
                     fetch_row(vx_space_row(space, descents[w].fresh[i]), space->row_bytes);
             }
         for (unsigned w = 0; w < n_walks; w++)

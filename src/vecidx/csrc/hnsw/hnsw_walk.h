@@ -16,6 +16,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "../base/vx_count.h"
 #include "../quant/quant_kernels.h"
 #include "hnsw_ops.h"
 #include "hnsw_sketch.h"
@@ -37,6 +38,15 @@ VX_INLINE void fetch_row(const char *row, size_t row_bytes)
         VX_PREFETCH(row + i);
         VX_COMPILER_FENCE();
     }
+}
+
+/* n rows are asked for and compared; they count by what they are. */
+VX_INLINE void count_rows(const size_t n, const size_t row_bytes, const int kind)
+{
+    VX_COUNT(kind == VX_KIND_U8_L2SQ ? VX_COUNT_CODES
+             : kind == VX_KIND_U4_L2SQ ? VX_COUNT_RANKS : VX_COUNT_VECTORS, n);
+    VX_COUNT(VX_COUNT_LINES, n * (row_bytes / VX_LINE));
+    (void)n, (void)row_bytes, (void)kind;
 }
 
 VX_INLINE float distance_1(const char *q, const char *x, size_t row_bytes, const int kind)
@@ -81,6 +91,7 @@ VX_INLINE void many_body(const char *query, const char *rows, const size_t row_b
 {
     const size_t ahead = (size_t)VX_AHEAD_LINES * VX_LINE / row_bytes + 1;
     const size_t first = ahead < n ? ahead : n;
+    count_rows(n, row_bytes, kind);
     for (size_t i = 0; i < first; i++)
         fetch_row(rows + (size_t)slots[i] * row_bytes, row_bytes);
     size_t i = 0;
@@ -225,6 +236,9 @@ VX_INLINE void walk_body(const vx_space *space, const char *query, const vx_view
             n_fresh += (word & bit) == 0;
         }
         ctx->n_touched += n_fresh;
+        VX_COUNT(VX_COUNT_HOPS, 1);
+        VX_COUNT(VX_COUNT_EDGES, degree);
+        VX_COUNT(VX_COUNT_LINES, (degree * sizeof(vx_link) + VX_LINE - 1) / VX_LINE);
 
         if (cursor < n_pool)
             fetch_links(view, vx_key_slot(pool[cursor]), layer);
