@@ -308,6 +308,7 @@ VX_TEST(numbers_without_a_meaning_are_refused)
 {
     read_golden();
     const dmg_file *sketched = &named("v1-auto.vidx")->spread;
+    const dmg_file *equals = &named("v1-cosine.vidx")->spread;
     const size_t codec = section_of(sketched, 17);
     const size_t signs = codec + 64 + 4 * 8 + 4 * 64; /* dim 8, 64 coordinates */
     const struct {
@@ -323,6 +324,7 @@ VX_TEST(numbers_without_a_meaning_are_refused)
         {sketched, 64 + 136 + 4, 1},             /* above the local dimension */
         {sketched, 64 + 24, 0},                  /* quantization none, with codes */
         {&named("v1-one.vidx")->spread, 64 + 8, 0}, /* l2 with norms */
+        {equals, section_of(equals, 2) + 14 * 64 + 4, 40}, /* a link to a row that is no node */
     };
     for (size_t i = 0; i < sizeof forged / sizeof *forged; i++) {
         dmg_file bad = dmg_copy(forged[i].file->bytes, forged[i].file->n);

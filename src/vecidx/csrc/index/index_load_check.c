@@ -20,6 +20,7 @@ struct rows {
     uint64_t next_label;
     size_t dim;
     bool ids_are_slots, with_vectors;
+    uint64_t *is_twin; /* one bit a row: it is no node                           */
     _Atomic uint64_t bad; /* the first fault, slot << 8 | enum fault */
 };
 
@@ -32,16 +33,17 @@ static const struct {
     int plane;
     const char *says;
 } faults[] = {
-    [FAULT_LINK] = {VX_PLANE_LINKS, "a link that leads to itself or nowhere, or is out of order"},
+    [FAULT_LINK] = {VX_PLANE_LINKS,
+                    "a link that leads to itself, nowhere or to no node, or is out of order"},
     [FAULT_TWIN_ROW] = {VX_PLANE_LINKS, "the mark of a row equal to another, in a file without"},
     [FAULT_UPPER_LINK] = {VX_PLANE_UPPER,
-                          "a link that leads to itself or nowhere, or is out of order"},
+                          "a link that leads to itself, nowhere or to no node, or is out of order"},
     [FAULT_VALUE] = {VX_PLANE_VECTORS, "NaN or infinity"},
     [FAULT_PADDING] = {VX_PLANE_VECTORS, "padding that is not zero"},
     [FAULT_NORM] = {VX_PLANE_NORMS, "a length that is not above 0"},
     [FAULT_ID] = {VX_PLANE_LABELS, "an id that is negative or not below the next"},
     [FAULT_ID_SLOT] = {VX_PLANE_LABELS, "an id that is not the row's number"},
-    [FAULT_TWIN] = {VX_PLANE_TWINS, "a chain that leads nowhere or in a ring"},
+    [FAULT_TWIN] = {VX_PLANE_TWINS, "a chain that leads nowhere, in a ring or into another"},
 };
 
 /* The section of a plane, and the byte of the file where a row of it lies. */
@@ -57,7 +59,24 @@ static vx_status refuse_row(const struct rows *r, int plane, uint64_t slot, uint
                    (unsigned long long)at, (unsigned long long)slot, says);
 }
 
-/* Chosen links, then fillers, then padding; each to a row that there is and that
+static bool has_bit(const uint64_t *bits, vx_slot slot)
+{
+    return (bits[slot >> 6] >> (slot & 63) & 1) != 0;
+}
+
+/* 64 rows a piece. */
+static void note_twins(void *arg, size_t begin, size_t end, unsigned who)
+{
+    const struct rows *r = arg;
+    (void)who;
+    for (size_t word = begin; word < end; word++) {
+        const size_t first = 64 * word, last = first + 64 < r->n ? first + 64 : r->n;
+        for (size_t slot = first; slot < last; slot++)
+            r->is_twin[word] |= (uint64_t)vx_view_is_twin(r->view, (vx_slot)slot) << (slot & 63);
+    }
+}
+
+/* Chosen links, then fillers, then padding; each to a node that there is and that
  * reaches the layer. */
 static bool links_are_good(const struct rows *r, const vx_link *links, uint32_t cap, vx_slot slot,
                            unsigned layer)
@@ -67,7 +86,8 @@ static bool links_are_good(const struct rows *r, const vx_link *links, uint32_t 
         const uint32_t link = atomic_load_explicit(&links[i], memory_order_relaxed);
         const vx_slot to = link & VX_SLOT_BITS;
         const unsigned class = (link >> 31) + (link == VX_PAD);
-        if (class < before || (link != VX_PAD && (to >= r->n || to == slot)))
+        if (class < before ||
+            (link != VX_PAD && (to >= r->n || to == slot || has_bit(r->is_twin, to))))
             return false;
         if (layer > 0 && link != VX_PAD && r->view->levels[to] < layer)
             return false;
@@ -178,30 +198,39 @@ static vx_status check_places(const struct rows *r, uint64_t n_upper, vx_error *
     return VX_OK;
 }
 
+/* Follow the chain of a node, each row of which no other chain may have. */
+static bool follow_chain(const struct rows *r, vx_slot node, uint64_t *is_chained)
+{
+    const vx_view *view = r->view;
+    for (vx_slot slot = vx_view_next_twin(view, node); slot != VX_NO_SLOT;
+         slot = vx_view_next_twin(view, slot)) {
+        if (slot >= r->n || !vx_view_is_twin(view, slot))
+            return false;
+        const uint64_t bit = (uint64_t)1 << (slot & 63);
+        if (is_chained[slot >> 6] & bit)
+            return false;
+        is_chained[slot >> 6] |= bit;
+    }
+    return true;
+}
+
 /* Every live twin follows one row, and each chain begins at a node: so there is no ring. */
 static vx_status check_twins(const struct rows *r, vx_error *err)
 {
     const vx_view *view = r->view;
-    const char *says = faults[FAULT_TWIN].says;
-    uint64_t n_twins = 0, n_live = 0, n_chained = 0, n_found = 0;
-    for (vx_slot slot = 0; slot < r->n; slot++) {
-        n_twins += vx_view_is_twin(view, slot);
-        n_live += vx_view_is_twin(view, slot) && vx_view_is_alive(view, slot);
-    }
-    for (vx_slot node = 0; node < r->n; node++) {
-        if (vx_view_is_twin(view, node))
-            continue;
-        for (vx_slot slot = vx_view_next_twin(view, node); slot != VX_NO_SLOT;
-             slot = vx_view_next_twin(view, slot)) {
-            if (slot >= r->n || !vx_view_is_twin(view, slot) || ++n_chained > n_twins)
-                return refuse_row(r, VX_PLANE_TWINS, node, node, says, err);
-            n_found += vx_view_is_alive(view, slot);
-        }
-    }
-    if (n_found != n_live)
-        return vx_fail(err, VX_E_FORMAT, "section 'twins': %llu live rows in chains, expected %llu",
-                       (unsigned long long)n_found, (unsigned long long)n_live);
-    return VX_OK;
+    uint64_t *is_chained = vx_zalloc((size_t)r->n / 64 + 1, sizeof *is_chained);
+    if (is_chained == NULL)
+        return vx_fail_nomem(err, "loading");
+    vx_status st = VX_OK;
+    for (vx_slot node = 0; node < r->n && st == VX_OK; node++)
+        if (!vx_view_is_twin(view, node) && !follow_chain(r, node, is_chained))
+            st = refuse_row(r, VX_PLANE_TWINS, node, node, faults[FAULT_TWIN].says, err);
+    for (vx_slot slot = 0; slot < r->n && st == VX_OK; slot++)
+        if (vx_view_is_twin(view, slot) && vx_view_is_alive(view, slot) &&
+            !(is_chained[slot >> 6] >> (slot & 63) & 1))
+            st = refuse_row(r, VX_PLANE_TWINS, slot, slot, "no chain that leads to it", err);
+    vx_free(is_chained);
+    return st;
 }
 
 vx_status vx_io_check_rows(const vx_index *index, const vx_store *store,
@@ -221,7 +250,14 @@ vx_status vx_io_check_rows(const vx_index *index, const vx_store *store,
     vx_status st = check_places(&r, fields[FIELD_N_UPPER], err);
     if (st != VX_OK)
         return st;
-    if ((st = vx_pool_run(r.n, 512, &quiet, 0, r.n, look_at_rows, &r)) != VX_OK)
+    r.is_twin = vx_zalloc((size_t)r.n / 64 + 1, sizeof *r.is_twin);
+    if (r.is_twin == NULL)
+        return vx_fail_nomem(err, "loading");
+    st = vx_pool_run(r.n / 64 + 1, 64, &quiet, 0, r.n, note_twins, &r);
+    if (st == VX_OK)
+        st = vx_pool_run(r.n, 512, &quiet, 0, r.n, look_at_rows, &r);
+    vx_free(r.is_twin);
+    if (st != VX_OK)
         return vx_fail(err, st, "interrupted");
     const uint64_t bad = atomic_load(&r.bad);
     if (bad != UINT64_MAX) {
