@@ -308,7 +308,6 @@ VX_TEST(numbers_without_a_meaning_are_refused)
 {
     read_golden();
     const dmg_file *sketched = &named("v1-auto.vidx")->spread;
-    const dmg_file *equals = &named("v1-cosine.vidx")->spread;
     const size_t codec = section_of(sketched, 17);
     const size_t signs = codec + 64 + 4 * 8 + 4 * 64; /* dim 8, 64 coordinates */
     const struct {
@@ -324,7 +323,6 @@ VX_TEST(numbers_without_a_meaning_are_refused)
         {sketched, 64 + 136 + 4, 1},             /* above the local dimension */
         {sketched, 64 + 24, 0},                  /* quantization none, with codes */
         {&named("v1-one.vidx")->spread, 64 + 8, 0}, /* l2 with norms */
-        {equals, section_of(equals, 2) + 14 * 64 + 4, 40}, /* a link to a row that is no node */
     };
     for (size_t i = 0; i < sizeof forged / sizeof *forged; i++) {
         dmg_file bad = dmg_copy(forged[i].file->bytes, forged[i].file->n);
@@ -336,6 +334,20 @@ VX_TEST(numbers_without_a_meaning_are_refused)
         CHECK(load_path(mapped) == VX_E_FORMAT);
         free(bad.bytes);
     }
+}
+
+/* Taken once, the row was linked to as a node, and its chain lost in the end. */
+VX_TEST(a_link_to_a_row_that_is_no_node_is_refused)
+{
+    read_golden();
+    const dmg_file *equals = &named("v1-cosine.vidx")->spread;
+    const size_t links = section_of(equals, 2);
+    dmg_file bad = dmg_copy(equals->bytes, equals->n);
+    CHECK(dmg_get(bad.bytes + links + 40 * 64, 4) == 0xFFFFFFFE);
+    dmg_put(bad.bytes + links + 14 * 64 + 4, 4, 40);
+    dmg_forge(bad.bytes, bad.n);
+    CHECK(load_bytes(bad.bytes, bad.n) == VX_E_FORMAT);
+    free(bad.bytes);
 }
 
 VX_TEST(forged_bodies_are_refused_or_safe)
