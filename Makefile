@@ -8,6 +8,8 @@
 #   make corrupt    every test of damaged files, under ASan: half an hour
 #   make stress     the threaded C tests under TSan for 10 minutes (STRESS_SECONDS=)
 #   make simd       the Python tests, once per SIMD level
+#   make ecosystem  the tests of what works with other projects, in an environment with all of them
+#   make docs       the pages, into build/docs
 #   make profile    flame graphs and hottest lines of a build and a search; needs perf
 #                   (Debian: apt-get install linux-perf binutils)
 #   make count      what searches read: nodes, links, codes, vectors, cache lines
@@ -30,14 +32,15 @@ C_HEADERS := $(wildcard $(CSRC)/*.h $(CSRC)/*/*.h)
 C_SOURCES := $(wildcard $(CSRC)/*/*.c)
 C_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*.c))
 PACKAGE := setup.py pyproject.toml $(C_HEADERS) $(C_SOURCES) $(wildcard src/vecidx/*.py* \
+	src/vecidx/*/*.py \
 	src/vecidx/*.pxd src/vecidx/py.typed) README.md
 
 # The packages of an extra in pyproject.toml.
 extra = $$($(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', \
 	'rb'))['project']['optional-dependencies']['$(1)'])")
 
-.PHONY: all demo test dev test-c asan ubsan tsan stress fuzz corrupt simd bench bench-all profile count \
-	lint annotate wheels clean
+.PHONY: all demo test dev docs ecosystem test-c asan ubsan tsan stress fuzz corrupt simd bench \
+	bench-all profile count lint annotate wheels clean
 all: $(VENV)/.installed
 
 # ---- the environment ---------------------------------------------------------
@@ -127,9 +130,29 @@ test: $(VENV)/.installed $(VENV)/.extra-test
 simd: $(VENV)/.installed $(VENV)/.extra-test
 	@MAKE="$(MAKE)" CC="$(CC)" $(PY) tools/run_checks.py python
 
+# Other projects are large, and so have an environment of their own.  The whole suite has
+# these tests, and skips each where its project is missing.
+ECOSYSTEM := build/ecosystem
+ECOSYSTEM_TESTS := tests/ecosystem tests/test_stores.py tests/test_docs.py tests/test_examples.py
+
+$(ECOSYSTEM)/.installed: $(VENV)/.made $(PACKAGE) requirements/ecosystem.txt
+	$(PYTHON) -m venv $(ECOSYSTEM)
+	$(ECOSYSTEM)/bin/pip --disable-pip-version-check -q install --prefer-binary \
+	-r requirements/ecosystem.txt
+	@rm -rf build/py/*/lib*
+	$(ECOSYSTEM)/bin/pip --disable-pip-version-check -q install --no-deps .
+	@touch $@
+
+ecosystem: $(ECOSYSTEM)/.installed
+	$(ECOSYSTEM)/bin/python -m pytest -q -rs $(ECOSYSTEM_TESTS) $(ARGS)
+
+docs: $(VENV)/.installed $(VENV)/.extra-docs
+	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
+	@echo build/docs/index.html
+
 lint: $(VENV)/.made $(VENV)/.extra-lint
 	$(PY) tools/check_includes.py
-	$(VENV)/bin/ruff check src tests tools benchmarks setup.py
+	$(VENV)/bin/ruff check src tests tools benchmarks examples docs setup.py
 	PATH="$(abspath $(VENV)/bin):$$PATH" cython-lint src/vecidx/_core.pyx src/vecidx/_vecidx.pxd
 
 # ---- C tests: build/c/<variant>/, asserts on --------------------------------------

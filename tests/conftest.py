@@ -42,6 +42,12 @@ def pytest_make_collect_report(collector):
     return _strict((yield))
 
 
+def pytest_configure(config):
+    """Suites of others have tests that are coroutines, without marks."""
+    if config.pluginmanager.hasplugin("asyncio"):
+        config.option.asyncio_mode = "auto"
+
+
 @pytest.fixture
 def rng(request):
     """A generator of its own for every test, the same in every run."""

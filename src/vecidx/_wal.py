@@ -117,7 +117,8 @@ class Lock:
 
     _WINDOWS_BYTE = 1 << 30               # far from the number, which others must read
 
-    def __init__(self, path, index_path):
+    def __init__(self, path, index_path,
+                 way_out="close it there, or read its last checkpoint with vecidx.load(path)"):
         self._file = io.FileIO(path, "r+", opener=lambda name, flags: os.open(
             name, flags | os.O_CREAT, 0o666))
         try:
@@ -132,7 +133,7 @@ class Lock:
                 who = f"this process ({holder})"
             raise VecidxError(
                 f"{index_path!r} is open for writing in {who}, and there is one writer at a time; "
-                "close it there, or read its last checkpoint with vecidx.load(path)") from None
+                f"{way_out}") from None
         self._file.truncate(0)
         self._file.write(b"%d\n" % os.getpid())
 
