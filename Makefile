@@ -10,6 +10,7 @@
 #   make simd       the Python tests, once per SIMD level
 #   make ecosystem  the tests of what works with other projects, in an environment with all of them
 #   make docs       the pages, into build/docs
+#   make test-ray   all tests on a Ray cluster of this machine, in 5 minutes; Linux
 #   make profile    flame graphs and hottest lines of a build and a search; needs perf
 #                   (Debian: apt-get install linux-perf binutils)
 #   make count      what searches read: nodes, links, codes, vectors, cache lines
@@ -32,15 +33,14 @@ C_HEADERS := $(wildcard $(CSRC)/*.h $(CSRC)/*/*.h)
 C_SOURCES := $(wildcard $(CSRC)/*/*.c)
 C_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*.c))
 PACKAGE := setup.py pyproject.toml $(C_HEADERS) $(C_SOURCES) $(wildcard src/vecidx/*.py* \
-	src/vecidx/*/*.py \
-	src/vecidx/*.pxd src/vecidx/py.typed) README.md
+	src/vecidx/*/*.py* src/vecidx/*.pxd src/vecidx/py.typed) README.md
 
 # The packages of an extra in pyproject.toml.
 extra = $$($(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', \
 	'rb'))['project']['optional-dependencies']['$(1)'])")
 
-.PHONY: all demo test dev docs ecosystem test-c asan ubsan tsan stress fuzz corrupt simd bench \
-	bench-all profile count lint annotate wheels clean
+.PHONY: all demo test test-ray dev docs ecosystem test-c asan ubsan tsan stress fuzz corrupt simd \
+	bench bench-all profile count lint annotate wheels clean
 all: $(VENV)/.installed
 
 # ---- the environment ---------------------------------------------------------
@@ -72,6 +72,12 @@ $(VENV)/.extra-test: $(VENV)/.made pyproject.toml
 	$(PIP) install --only-binary :all: "$$package" || { missing=1; \
 	echo "$(if $(filter 1,$(VECIDX_STRICT)),FAILED,SKIPPED): no wheel of $$package" >&2; }; done; \
 	if [ $$missing = 0 ]; then touch $@; else [ "$(VECIDX_STRICT)" != 1 ]; fi
+
+# Ray has wheels for fewer systems.
+$(VENV)/.extra-test-ray: $(VENV)/.made pyproject.toml
+	@if $(PIP) install --only-binary :all: $(call extra,test-ray); then touch $@; \
+	else echo "$(if $(filter 1,$(VECIDX_STRICT)),FAILED,SKIPPED): no wheel of Ray" >&2; \
+	[ "$(VECIDX_STRICT)" != 1 ]; fi
 
 # The demo does without.
 $(VENV)/.extra-progress: $(VENV)/.made pyproject.toml
@@ -124,7 +130,7 @@ annotate: $(VENV)/.made
 
 # ---- checking it ----------------------------------------------------------------
 
-test: $(VENV)/.installed $(VENV)/.extra-test
+test: $(VENV)/.installed $(VENV)/.extra-test $(VENV)/.extra-test-ray
 	@MAKE="$(MAKE)" CC="$(CC)" $(PY) tools/run_checks.py
 
 simd: $(VENV)/.installed $(VENV)/.extra-test
@@ -149,6 +155,9 @@ ecosystem: $(ECOSYSTEM)/.installed
 docs: $(VENV)/.installed $(VENV)/.extra-docs
 	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs
 	@echo build/docs/index.html
+
+test-ray: $(VENV)/.installed $(VENV)/.extra-test $(VENV)/.extra-test-ray
+	@VECIDX_LONG=1 $(PY) tools/run_checks.py ray
 
 lint: $(VENV)/.made $(VENV)/.extra-lint
 	$(PY) tools/check_includes.py

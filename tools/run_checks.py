@@ -8,6 +8,7 @@ Python tests run once per SIMD level that this CPU has, newest first; of a level
 at least one must pass.
 """
 
+import importlib.util
 import os
 import re
 import shutil
@@ -144,6 +145,23 @@ def python_tests():
               failed=failed or (1 if code or passed == 0 else 0))
 
 
+def ray_tests():
+    """The tests on a Ray cluster, where nothing but loopback can be reached."""
+    name = "Python tests on a Ray cluster"
+    if importlib.util.find_spec("ray") is None:
+        return skip(name, "no Ray")
+    alone = [sys.executable, "tools/only_loopback.py"]
+    if subprocess.run([*alone, "true"], cwd=ROOT).returncode:
+        say(f"SKIPPED: {name}: this system lets us make no network namespace")
+        return count(skipped=1)              # nothing that could be installed would help
+    code, lines = stream(name, [*alone, sys.executable, "-m", "pytest", "tests/cluster", "-q",
+                                "-rs", "--color=no"])
+    summary = pytest_summary(lines)
+    failed = number_before("failed", summary) + number_before("error", summary)
+    count(passed=number_before("passed", summary), skipped=number_before("skipped", summary),
+          failed=failed or (1 if code else 0))
+
+
 def free_threaded_tests():
     """The tests of threads on a CPython without GIL: VECIDX_FREE_THREADED, or one on the path.
 
@@ -185,6 +203,7 @@ STEPS = {
     "fuzz": fuzz,
     "tsan": lambda: c_tests("tsan", ["-fsanitize=thread"]),
     "python": python_tests,
+    "ray": ray_tests,
     "free-threaded": free_threaded_tests,
 }
 

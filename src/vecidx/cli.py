@@ -1,10 +1,11 @@
-"""The command line: vecidx demo | build | search | info | verify | bench.
+"""The command line: vecidx demo | build | search | info | verify | bench | plan.
 
 Results go to stdout (one JSON object with --json), progress and errors to
 stderr.  An error is one line and exit code 2; Ctrl-C is exit code 130.
 """
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 
 import vecidx
 from vecidx import demo
+from vecidx import plan as planning
 from vecidx.index import human_bytes
 from vecidx.readers import SUFFIXES, ReaderError, open_vectors
 
@@ -209,6 +211,14 @@ def _bench_lines(report):
                f"{row['microseconds']:>10.1f}")
 
 
+def plan_command(args):
+    found = planning.plan(_count(args.rows, "--rows"), args.dim, qps=args.qps, p99_ms=args.p99,
+                          dtype=args.dtype, mode=args.quantization, metric=args.metric,
+                          ef=args.ef, cold=not args.all_in_memory, min_replicas=args.replicas,
+                          machine_gb=args.machine_gb, machine_cores=args.machine_cores)
+    _print(args, dataclasses.asdict(found), lambda: "\n".join(planning.lines(found)))
+
+
 # ---- parts of commands ---------------------------------------------------------
 
 def _new_index(args, dim, metric, capacity):
@@ -288,6 +298,18 @@ def _info_lines(report):
             elif isinstance(value, int) and key != "seed":
                 shown = f"{value:,}"
             yield f"{key + ':':<18} {shown}"
+
+
+def _count(text, name):
+    """100M, 1.5B, 1e9 or 20000 as a number."""
+    try:
+        scale = {"K": 1e3, "M": 1e6, "B": 1e9}.get(text[-1:].upper())
+        number = float(text[:-1]) * scale if scale else float(text)
+        if 1 <= number <= 1e15:
+            return round(number)
+    except ValueError:
+        pass
+    raise ValueError(f"{name}: expected a number such as 20000, 100M or 1.5B, got {text!r}")
 
 
 def _int_list(text, name):
@@ -408,6 +430,25 @@ vector files: .npy .npz .fvecs .bvecs .ivecs, .hdf5 (needs h5py), .parquet (need
     sub.add_argument("--ef", default=BENCH_EFS, metavar="N,N,...",
                      help=f"(default {BENCH_EFS})")
     build_options(sub)
+
+    sub = command("plan", plan_command,
+                  "say how many shards, replicas and machines a sharded index needs",
+                  "vecidx plan --rows 100M --dim 1536 --qps 500 --p99 50")
+    sub.add_argument("--rows", required=True, help="vectors, such as 20000, 100M or 1.5B")
+    sub.add_argument("--dim", type=_positive, required=True)
+    sub.add_argument("--qps", type=float, default=100, help="queries a second (default 100)")
+    sub.add_argument("--p99", type=float, default=50, metavar="MS",
+                     help="99th percentile to keep, in ms (default 50)")
+    sub.add_argument("--quantization", choices=planning.MODES, default="sq8",
+                     help="what the graph is walked on (default sq8)")
+    sub.add_argument("--dtype", choices=tuple(planning.DTYPES), default="float32")
+    sub.add_argument("--metric", choices=("l2", "ip", "cosine"), default="cosine")
+    sub.add_argument("--ef", type=_positive, default=64)
+    sub.add_argument("--replicas", type=_positive, default=2, help="at least (default 2)")
+    sub.add_argument("--all-in-memory", action="store_true",
+                     help="keep full vectors in memory too, not on local disk")
+    sub.add_argument("--machine-gb", type=float, default=128, help="memory of one (default 128)")
+    sub.add_argument("--machine-cores", type=_positive, default=16, help="(default 16)")
     return parser
 
 
