@@ -137,7 +137,8 @@ simd: $(VENV)/.installed $(VENV)/.extra-test
 	@MAKE="$(MAKE)" CC="$(CC)" $(PY) tools/run_checks.py python
 
 # Other projects are large, and so have an environment of their own.  The whole suite has
-# these tests, and skips each where its project is missing.
+# these tests, and skips each where its project is missing.  txtai and mteb bring torch, of which
+# there are large and small builds: PIP_CONSTRAINT can name one.
 ECOSYSTEM := build/ecosystem
 ECOSYSTEM_TESTS := tests/ecosystem tests/test_stores.py tests/test_docs.py tests/test_examples.py
 
@@ -150,7 +151,7 @@ $(ECOSYSTEM)/.installed: $(VENV)/.made $(PACKAGE) requirements/ecosystem.txt
 	@touch $@
 
 ecosystem: $(ECOSYSTEM)/.installed
-	$(ECOSYSTEM)/bin/python -m pytest -q -rs $(ECOSYSTEM_TESTS) $(ARGS)
+	VECIDX_ECOSYSTEM=1 $(ECOSYSTEM)/bin/python -m pytest -q -rs $(ECOSYSTEM_TESTS) $(ARGS)
 
 docs: $(VENV)/.installed $(VENV)/.extra-docs
 	$(PY) -m sphinx -W --keep-going -q -b html docs build/docs

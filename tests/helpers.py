@@ -1,5 +1,6 @@
 """Oracles and comparisons that the tests share.  All arithmetic is float64."""
 
+import importlib
 import os
 import struct
 import subprocess
@@ -8,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "examples" / "data" / "wordnet-sample.npz"
@@ -111,6 +113,32 @@ def damaged_archives(path):
         ("encrypted", changed((6, whole[6] | 1), (directory + 8, whole[directory + 8] | 1))),
         ("unknown method", changed((8, 99), (directory + 10, 99))),
     ]
+
+
+def hnswlib_file(rows, labels, *, M=4, max_elements=None, deleted=(), links=None):
+    """What hnswlib.Index.save_index writes, of a graph of one layer."""
+    n, dim = rows.shape
+    vector_at = 4 + 4 * 2 * M
+    label_at = vector_at + 4 * dim
+    out = bytearray(struct.pack("<6QiI3QdQ", 0, max_elements or n, n, label_at + 8, label_at,
+                                vector_at, 0, 0, M, 2 * M, M, 1.0, 30))
+    for i in range(n):
+        out += struct.pack("<HBB", 1, i in deleted, 0) + struct.pack(f"<{2 * M}I", *[0] * 2 * M)
+        out += rows[i].astype("<f4").tobytes() + struct.pack("<Q", labels[i])
+    for i in range(n):
+        out += struct.pack("<I", 4 * i) + b"\0" * (4 * i)       # as upper layers would have them
+    return bytes(out)
+
+
+def needs(module):
+    """A package that only `make ecosystem` installs: the module, or a skip that says so."""
+    try:
+        return importlib.import_module(module)
+    except ImportError:
+        if os.environ.get("VECIDX_ECOSYSTEM") == "1":
+            raise
+        pytest.skip(f"{module} is not installed; `make ecosystem` runs this",
+                    allow_module_level=True)
 
 
 def run_python(code, *args, env=None, timeout=120):

@@ -1,4 +1,4 @@
-"""The command line: vecidx demo | build | search | info | verify | bench | plan.
+"""The command line: vecidx demo | build | convert | search | info | verify | bench | plan.
 
 Results go to stdout (one JSON object with --json), progress and errors to
 stderr.  An error is one line and exit code 2; Ctrl-C is exit code 130.
@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 import vecidx
-from vecidx import demo
+from vecidx import convert, demo
 from vecidx import plan as planning
 from vecidx.index import human_bytes
 from vecidx.readers import SUFFIXES, ReaderError, open_vectors
@@ -78,6 +78,21 @@ def build_command(args):
     _print(args, report, lambda: (
         f"{args.output}: {len(index):,} rows x {index.dim}, {metric}, built in {seconds:.2f} s "
         f"({report['rows_per_second']:,.0f} rows/s), {human_bytes(report['file_bytes'])}"))
+
+
+def convert_command(args):
+    start = time.perf_counter()
+    index, report = convert.convert(args.file, metric=args.metric, M=args.M,
+                                    ef_construction=args.ef_construction,
+                                    num_threads=args.threads)
+    index.save(args.output)
+    report = {"index": args.output, **report, "rows": len(index), "dim": index.dim,
+              "metric": index.metric, "seconds": time.perf_counter() - start,
+              "file_bytes": os.stat(args.output).st_size}
+    _print(args, report, lambda: (
+        f"{args.output}: {len(index):,} rows x {index.dim}, {index.metric}, of a file of "
+        f"{report['kind']}" + (f", without {report['deleted']:,} that are marked as deleted"
+                               if report["deleted"] else "")))
 
 
 def search_command(args):
@@ -397,6 +412,18 @@ vector files: .npy .npz .fvecs .bvecs .ivecs, .hdf5 (needs h5py), .parquet (need
     sub.add_argument("-o", "--output", required=True, help="index file to write")
     sub.add_argument("--key", help=key_help)
     build_options(sub)
+
+    sub = command("convert", convert_command,
+                  "make an index file of one that hnswlib, or vecidx.compat, wrote",
+                  "vecidx convert old.bin -o new.vidx --metric cosine")
+    sub.add_argument("file", help="file of hnswlib.Index, of hnswlib.BFIndex, or of vecidx.compat")
+    sub.add_argument("-o", "--output", required=True, help="index file to write")
+    sub.add_argument("--metric", choices=("l2", "ip", "cosine"),
+                     help="a file of hnswlib does not say it; one of vecidx.compat does")
+    sub.add_argument("--M", type=int, help="links a row keeps (default: the file's)")
+    sub.add_argument("--ef-construction", type=int, metavar="N",
+                     help="size of the candidate list when a row is linked (default: the file's)")
+    thread_option(sub)
 
     sub = command("search", search_command, "find the nearest rows to each vector of a file",
                   "vecidx search base.vidx queries.npy -k 5 --first 3")
