@@ -33,7 +33,7 @@ C_HEADERS := $(wildcard $(CSRC)/*.h $(CSRC)/*/*.h)
 C_SOURCES := $(wildcard $(CSRC)/*/*.c)
 C_TESTS := $(patsubst tests/c/%.c,%,$(wildcard tests/c/test_*.c))
 PACKAGE := setup.py pyproject.toml $(C_HEADERS) $(C_SOURCES) $(wildcard src/vecidx/*.py* \
-	src/vecidx/*/*.py* src/vecidx/*.pxd src/vecidx/py.typed) README.md
+	src/vecidx/*/*.py* src/vecidx/*.pxd src/vecidx/*.pxi src/vecidx/py.typed) README.md
 
 # The packages of an extra in pyproject.toml.
 extra = $$($(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', \

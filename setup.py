@@ -88,7 +88,8 @@ setup(
             "vecidx._core",
             ["src/vecidx/_core.pyx"],
             include_dirs=[CSRC],
-            depends=[*HEADERS, *SOURCES, "src/vecidx/_vecidx.pxd"],
+            depends=[*HEADERS, *SOURCES, "src/vecidx/_vecidx.pxd",
+                     "src/vecidx/_core_filter.pxi", "src/vecidx/_core_rows.pxi"],
             py_limited_api=ABI3,
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if ABI3 else [],
         )

@@ -16,10 +16,14 @@ PARAMETERS = [
     "entry", "next_id", "unproven", "flags", "vector_bytes", "link_bytes", "upper_bytes",
     "local_dim"]
 L2, IP, COSINE = range(3)
+FLOAT32, FLOAT16, BFLOAT16, INT8, UINT8 = range(5)
+AUTO = 3
+VALUES = ["<f4", "<f2", "<u2", "i1", "u1"]            # bfloat16 as its bits
 NO_ENTRY = 0x7FFFFFFF
 PADDING, TWIN, FILLER, SLOT = 0xFFFFFFFF, 0xFFFFFFFE, 0x80000000, 0x7FFFFFFF
 KINDS = {1: "vectors", 2: "links", 3: "levels", 4: "upper links", 5: "upper places", 6: "ids",
-         7: "norms", 8: "twins", 9: "tombstones", 16: "codes", 17: "codec", 18: "rank codes"}
+         7: "norms", 8: "twins", 9: "tombstones", 16: "codes", 17: "codec", 18: "rank codes",
+         19: "tuned", 20: "names"}
 
 
 class Refused(Exception):
@@ -111,14 +115,15 @@ def read_parameters(block):
     expect(not any(numbers[len(PARAMETERS):]), "a parameter not known")
     numbers += [0] * (len(PARAMETERS) - len(numbers))
     p = dict(zip(PARAMETERS, numbers, strict=False))
-    limits = {"dim": (1, 65536), "metric": (0, 2), "dtype": (0, 0), "M": (2, 127),
+    limits = {"dim": (1, 65536), "metric": (0, 2), "dtype": (0, 4), "M": (2, 127),
               "ef_construction": (1, 65536), "n": (0, 2**31 - 2), "u": (0, 2**31 - 2),
               "d": (0, p["n"]), "next_id": (0, 2**63), "flags": (0, 1),
               "local_dim": (0, 2**32 - 1)}
     for name, (least, most) in limits.items():
         expect(least <= p[name] <= most, name)
     expect(p["quantization"] in (0, 1, 3), "quantization")
-    expect(p["vector_bytes"] == pad(4 * p["dim"], 64), "length of a vector")
+    value_bytes = np.dtype(VALUES[p["dtype"]]).itemsize
+    expect(p["vector_bytes"] == pad(value_bytes * p["dim"], 64), "length of a vector")
     expect(p["upper_bytes"] == pad(4 * p["M"], 64), "length of a row of upper links")
     expect((p["entry"] == NO_ENTRY) == (p["n"] == p["d"]), "entry")
     return p
@@ -141,9 +146,16 @@ class File:
         link_bytes = self.groups_at + groups * self.group_bytes
         expect(p["link_bytes"] == link_bytes, "length of a row of links")
 
-        vectors = self._take(1, "<f4", p["vector_bytes"] // 4)
-        expect(np.isfinite(vectors).all() and not vectors[:, p["dim"]:].any(), "vectors")
-        self.vectors = vectors[:, :p["dim"]]
+        self.is_whole = p["dtype"] in (INT8, UINT8)
+        values = np.dtype(VALUES[p["dtype"]])
+        vectors = self._take(1, values, p["vector_bytes"] // values.itemsize)
+        expect(not vectors[:, p["dim"]:].any(), "behind the vectors")
+        if p["dtype"] == BFLOAT16:
+            vectors = (vectors.astype(np.uint32) << 16).view(np.float32)
+        self.vectors = vectors[:, :p["dim"]].astype(np.float32)
+        expect(np.isfinite(self.vectors).all(), "vectors")
+        if self.is_whole and p["metric"] == COSINE:
+            expect(self.vectors.any(axis=1).all(), "a vector of zeros")
         self.link_rows = self._take(2, "u1", link_bytes)
         ids_end, groups_at = 8 * p["M"], self.groups_at
         expect((self.link_rows[:, ids_end:groups_at] == 0xFF).all(), "behind the links")
@@ -159,19 +171,48 @@ class File:
         self.ids = self._take(6, "<i8", 1)[:, 0]
         expect((self.ids >= 0).all() and (self.ids < p["next_id"]).all(), "ids")
         expect(not p["flags"] & 1 or (self.ids == np.arange(n)).all(), "ids by slot")
-        expect((7 in self._sections) == (p["metric"] == COSINE), "norms")
-        self.norms = self._take(7, "<f4", 1)[:, 0] if p["metric"] == COSINE else None
+        has_norms = p["metric"] == COSINE and not self.is_whole
+        expect((7 in self._sections) == has_norms, "norms")
+        self.norms = self._take(7, "<f4", 1)[:, 0] if has_norms else None
         expect(self.norms is None or (self.norms > 0).all(), "norms above 0")
         self.twins = self._take(8, "<u4", 1)[:, 0] if 8 in self._sections else np.zeros(n, "<u4")
         self.deleted = self._tombstones()
         live = self.ids[~self.deleted]
         expect(len(np.unique(live)) == len(live), "an id twice")
-        if self.codec is not None:
+        # Where rows are shorter than float32 sketches do without a plane of codes.
+        self.has_codes = self.codec is not None and (
+            p["dtype"] == FLOAT32 or self.codec.m == 0
+            or (p["metric"] == IP and not self.codec.has_ranks))
+        expect((16 in self._sections) == self.has_codes, "codes")
+        if self.has_codes:
             codes = self._take(16, "u1", pad(self.codec.c, 64))
             expect(not codes[:, self.codec.c:].any(), "behind the codes")
             self.codes = codes[:, :self.codec.c]
         ranks = self.codec is not None and self.codec.has_ranks
         self.ranks = self._take(18, "u1", 128) if ranks else None
+
+    def tuned(self):
+        """{k: (rows, queries, points)} of section 19."""
+        data, at, curves = self._sections.get(19, b""), 0, {}
+        while at < len(data):
+            k, n, rows, queries = struct.unpack_from("<2I2Q", data, at)
+            points = [struct.unpack_from("<I2f", data, at + 24 + 16 * i) for i in range(n)]
+            expect(n > 0 and k not in curves and points[0][0] >= k, "a curve")
+            curves[k] = rows, queries, points
+            at += 24 + 16 * n
+        expect(at == len(data), "length of section 19")
+        return curves
+
+    def names(self):
+        """{id: name} of section 20."""
+        data = self._sections[20]
+        n, = struct.unpack_from("<Q", data)
+        ids = struct.unpack_from(f"<{n}q", data, 8)
+        ends = struct.unpack_from(f"<{n}Q", data, 8 + 8 * n)
+        text = data[8 + 16 * n:]
+        expect((ends[-1] if n else 0) == len(text), "length of section 20")
+        return {i: bytes(text[begin:end]).decode()
+                for i, begin, end in zip(ids, (0, *ends), ends, strict=False)}
 
     def _take(self, kind, dtype, width, rows=None):
         rows = self.n if rows is None else rows
@@ -234,6 +275,8 @@ class File:
             return ((rows - query) ** 2).sum(axis=1)
         if self.parameters["metric"] == COSINE:
             query = query / np.linalg.norm(query)
+            if self.is_whole:
+                rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         return 1 - rows @ query
 
     def search(self, query, ef):
@@ -258,11 +301,32 @@ class File:
 
     # ---- codes ------------------------------------------------------------------
 
+    def unit_row(self, slot):
+        """What codes are made of."""
+        row = self.vectors[slot]
+        if not self.is_whole or self.parameters["metric"] != COSINE:
+            return row
+        wide = row.astype(np.float64)
+        return (wide * (1 / np.sqrt((wide ** 2).sum()))).astype(np.float32)
+
+    def code_of(self, slot):
+        if self.has_codes:
+            return self.codes[slot]
+        return np.clip(np.floor(self.codec.code(self.unit_row(slot)) + np.float32(0.5)), 0,
+                       255).astype(np.uint8)
+
+    def squared(self, slot, end):
+        """The squared distance of two codes, or, without, that of the vectors in their unit."""
+        if self.has_codes:
+            return float(((self.codes[slot].astype(int) - self.codes[end].astype(int)) ** 2).sum())
+        one, other = self.unit_row(slot).astype(float), self.unit_row(end).astype(float)
+        return float(((one - other) ** 2).sum()) / float(self.codec.step) ** 2
+
     def coordinates(self, slot):
         """What sketches are made of: those of the code, or those that ranks stand for."""
         if self.ranks is not None:
             return 16 * unpack_ranks(self.ranks[slot]) - 120
-        return self.codec.coordinates(self.codes[slot])
+        return self.codec.coordinates(self.code_of(slot))
 
     def stored_sketches(self, slot):
         """(A, B, bits) of the row's links."""
@@ -285,8 +349,7 @@ class File:
         if self.ranks is not None:
             squared = float((e ** 2).sum())
         else:
-            squared = float(((self.codes[slot].astype(int) - self.codes[end].astype(int)) ** 2)
-                            .sum())
+            squared = self.squared(slot, end)
         length = int(np.abs(e[:m]).sum())
         along = int(np.where(e[:m] > 0, u[:m], -u[:m]).sum())
         f = squared / length if length else 0.0
@@ -310,6 +373,7 @@ class Codec:
         expect(parameters["quantization"] != 0, "a codec not asked for")
         expect(dim == parameters["dim"] and self.c == dim + is_ip, "dim of the codec")
         expect((self.k, self.m) in ((0, 0), (64, 64), (256, 128)), "coordinates")
+        expect(self.m == 0 or parameters["quantization"] == AUTO, "sketches not asked for")
         expect(ranks == (self.k == 256) and lossless in (0, 1), "words of the codec")
         expect(not any(data[48:64]) and self.step > 0 and (self.m == 0 or self.edge_unit > 0),
                "numbers of the codec")
@@ -387,13 +451,15 @@ def _record(data, at, number, seed):
     return (kind, payload) if sound else None
 
 
-def replay(rows, log, row_bytes):
-    """{id: row} after the records of a log."""
+def replay(rows, log, row_bytes, dtype=FLOAT32):
+    """{id: row} after the records of a log of an index of a dtype."""
+    values = np.dtype(VALUES[dtype] if dtype in (INT8, UINT8) else "<f4")
     rows = dict(rows)
     for kind, _, payload in log:
         if kind == 1:
             n = len(payload) // (row_bytes + 8)
-            vectors = np.frombuffer(payload, "<f4", n * row_bytes // 4).reshape(n, -1)
+            vectors = np.frombuffer(payload, values, n * row_bytes // values.itemsize)
+            vectors = vectors.reshape(n, -1)
             rows.update(zip(np.frombuffer(payload, "<i8", n, n * row_bytes).tolist(), vectors,
                             strict=True))
         elif kind == 2:

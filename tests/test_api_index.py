@@ -322,8 +322,8 @@ def test_stubs_name_what_there_is(module, stub, cls):
                  if getattr(value, "__module__", None) == module.__name__
                  and not name.startswith("_")}
     assert declared_names(tree.body) == made_here
-    stub_class, = (node for node in tree.body if isinstance(node, ast.ClassDef))
-    assert stub_class.name == cls.__name__
+    stub_class, = (node for node in tree.body
+                   if isinstance(node, ast.ClassDef) and node.name == cls.__name__)
     assert declared_names(stub_class.body) == {n for n in dir(cls) if not n.startswith("_")}
 
     seen = set()             # of overloads the first has all the defaults

@@ -70,11 +70,16 @@ def test_rows_ids_and_parameters(pair):
     assert p["n"] - p["d"] == len(index)
     rows = file.rows()
     assert list(rows) == index.ids().tolist()
+    words = ["float32", "float16", "bfloat16", "int8", "uint8"]
+    assert words[p["dtype"]] == index.dtype
+    step = {"float16": 2.0**-11, "bfloat16": 2.0**-8}.get(str(index.dtype), 1e-6)
     for id, row in rows.items():
-        np.testing.assert_allclose(row, index.get(id), rtol=1e-6)
+        # Under cosine `get` rounds the product with the length to float16.
+        np.testing.assert_allclose(row, index.get(id), rtol=1.1 * step if file.norms is not None
+                                   else 1e-6, atol=1e-7)
     if file.norms is not None:
         lengths = np.linalg.norm(file.vectors.astype(np.float64), axis=1)
-        np.testing.assert_allclose(lengths[~file.deleted], 1, rtol=1e-6)
+        np.testing.assert_allclose(lengths[~file.deleted], 1, rtol=step)
 
 
 def test_links_levels_and_chains(pair):
@@ -114,8 +119,10 @@ def test_a_search_by_the_reader_finds_the_nearest(pair):
         found = file.search(query, ef=60)[:k]
         right += sum(got <= want[-1] + 1e-4 for got, _ in found)
         assert all(id in ids for _, id in found)
-    # Under ip a row near to all that is around may be far from where the walk ends.
-    assert right >= (0.6 if index.metric == "ip" else 0.9) * 6 * k
+    # Under ip a row near to all that is around may be far from where the walk ends; and what
+    # is left of 10,000 rows, in the golden files of other dtypes, is barely tied together.
+    floor = 0.9 if index.dtype == "float32" or index.M > 4 else 0.4
+    assert right >= (min(floor, 0.6) if index.metric == "ip" else floor) * 6 * k
 
 
 def test_codes(pair):
@@ -123,7 +130,8 @@ def test_codes(pair):
     if file.codec is None:
         assert file.parameters["n"] < 10_000 or file.parameters["quantization"] == 0
         return
-    for slot in np.flatnonzero(~file.deleted):
+    assert file.has_codes == (index.memory()["codes"] > 0)
+    for slot in np.flatnonzero(~file.deleted) if file.has_codes else ():
         exact = file.codec.code(file.vectors[slot])
         np.testing.assert_array_less(
             np.abs(np.clip(exact, 0, 255) - file.codes[slot]), 0.5 + 1e-3)
@@ -131,7 +139,7 @@ def test_codes(pair):
             np.testing.assert_array_equal(file.codes[slot], file.vectors[slot])
     if file.ranks is not None:
         for slot in np.flatnonzero(~file.deleted):
-            levels = np.clip((file.codec.coordinates(file.codes[slot]) + 128) // 16, 0, 15)
+            levels = np.clip((file.codec.coordinates(file.code_of(slot)) + 128) // 16, 0, 15)
             np.testing.assert_array_equal(format_reader.unpack_ranks(file.ranks[slot]), levels)
 
 
@@ -177,21 +185,25 @@ def test_both_readers_refuse_the_same_heads(path, tmp_path):
                 vecidx.load(bad, mmap=mode)
 
 
-def test_a_log(tmp_path):
+@pytest.mark.parametrize("dtype, number", [("float32", 0), ("float16", 1), ("int8", 3)])
+def test_a_log(tmp_path, dtype, number):
     path = tmp_path / "x"
     rng = np.random.default_rng(2)
-    index = vecidx.open(path, 6)
-    index.add(rng.standard_normal((30, 6)))
+    rows = rng.standard_normal((60, 6)).astype(np.float16).astype(np.float32)
+    if dtype == "int8":
+        rows = np.rint(rows * 9)
+    index = vecidx.open(path, 6, dtype=dtype)
+    index.add(rows[:30])
     index.checkpoint()
-    index.add(rng.standard_normal((20, 6)), ids=np.arange(20, 40))
+    index.add(rows[30:50], ids=np.arange(20, 40))
     index.delete([3, 25, 39])
-    index.add(rng.standard_normal((1, 6)), ids=[3])
+    index.add(rows[50:51], ids=[3])
     want = {int(id): index.get(id) for id in index.ids()}
     data = path.read_bytes()
     row_bytes, log = format_reader.read_log((tmp_path / "x.wal").read_bytes(), data)
-    got = format_reader.replay(File(data).rows(), log, row_bytes)
+    got = format_reader.replay(File(data).rows(), log, row_bytes, number)
     index.close()
-    assert row_bytes == 24 and [kind for kind, _, _ in log] == [1, 2, 1]
+    assert row_bytes == (6 if dtype == "int8" else 24) and [kind for kind, _, _ in log] == [1, 2, 1]
     assert got.keys() == want.keys()
     for id, row in want.items():
         np.testing.assert_array_equal(got[id], row)

@@ -21,7 +21,8 @@ ROOMS = {
 # The graph lives in memory: files are store's business.
 NOT_IN_HNSW = {"store_file.h", "fcntl.h", "unistd.h", "sys/mman.h", "sys/stat.h", "windows.h"}
 # Modules below the public face.  All others use vecidx.Index like any program.
-CORE_MODULES = {"__init__.py", "index.py", "durable.py", "errors.py"}
+CORE_MODULES = {"__init__.py", "index.py", "durable.py", "errors.py", "filters.py",
+                "strings.py"}
 
 INCLUDE = re.compile(r'\s*#\s*include\s*(["<])([^">]+)[">]')
 EXTERN = re.compile(r'\s*cdef\s+extern\s+from\s+["<]([^">]+)[">]')

@@ -48,6 +48,27 @@ def lived(n, dim, **params):
     return index
 
 
+def typed(n, dim, dtype, **params):
+    """A life in another dtype: whole numbers for integers."""
+    rows = rows_of(n, dim, 6)
+    if dim > 256:                    # of few dimensions of their own, so that ranks tell
+        rng = np.random.default_rng(7)
+        rows = rng.standard_normal((n, 10)) @ rng.standard_normal((10, dim)) + rows / 9
+    if n >= 10_000 and params["metric"] == "ip":     # of one length, or there are no codes
+        rows *= 20 / np.linalg.norm(rows, axis=1, keepdims=True)
+    if dtype in ("int8", "uint8"):
+        rows = np.clip(np.round(rows * 10 + (128 if dtype == "uint8" else 0)),
+                       *((0, 255) if dtype == "uint8" else (-128, 127)))
+    rows[n // 2] = rows[2]
+    index = vecidx.Index(dim, dtype=dtype, seed=14, ef_construction=20, **params)
+    index.add(rows)
+    index.delete(np.arange(5, 12))
+    if n >= 10_000:
+        index.delete(np.arange(160, n))
+        index.compact()
+    return index
+
+
 def quantised(n, dim, whole=False, **params):
     """So many rows left of 10,000; then equal and deleted ones."""
     rows = rows_of(10_000, dim, 4)
@@ -73,6 +94,17 @@ GOLDEN = {
     "bytes": lambda: quantised(200, 3, metric="l2", quantization="sq8", whole=True),
     "auto": lambda: quantised(300, 8, metric="l2", quantization="auto"),
     "auto-ip": lambda: quantised(150, 9, metric="ip", quantization="auto"),
+    "float16": lambda: typed(90, 33, "float16", metric="cosine", M=4),
+    "bfloat16": lambda: typed(90, 7, "bfloat16", metric="l2", M=4),
+    "int8": lambda: typed(90, 65, "int8", metric="ip", M=4),
+    "uint8": lambda: typed(90, 20, "uint8", metric="cosine", M=4),
+    "float16-sq8": lambda: typed(10_000, 40, "float16", metric="ip", quantization="sq8", M=4),
+    "float16-auto": lambda: typed(10_000, 18, "float16", metric="cosine", quantization="auto", M=4),
+    "float16-ranks": lambda: typed(10_000, 260, "float16", metric="cosine", M=4,
+                                   quantization="auto"),
+    "bfloat16-ip": lambda: typed(10_000, 40, "bfloat16", metric="ip", quantization="auto", M=4),
+    "int8-auto": lambda: typed(10_000, 18, "int8", metric="cosine", quantization="auto", M=4),
+    "uint8-auto": lambda: typed(10_000, 18, "uint8", metric="l2", quantization="auto", M=4),
     "ranks": lambda: quantised(150, 257, metric="cosine", quantization="auto"),
 }
 
@@ -85,8 +117,8 @@ def answers(index):
     found, distances = index.search(queries, k=K, exact=True)
     return {"ids": ids, "rows": index.get(ids).reshape(len(ids), index.dim), "queries": queries,
             "found": found, "distances": distances, "metric": index.metric, "M": index.M,
-            "quantization": index._quantization or "none", "seed": index.seed,
-            "ef_construction": index.ef_construction}
+            "dtype": str(index.dtype), "quantization": index._quantization or "none",
+            "seed": index.seed, "ef_construction": index.ef_construction}
 
 
 def main(names):

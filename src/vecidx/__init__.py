@@ -12,6 +12,7 @@
 from vecidx._storage import inspect
 from vecidx.durable import DurableIndex, open
 from vecidx.errors import IndexFormatError, VecidxError
+from vecidx.filters import Filter
 from vecidx.index import (
     Index,
     cpu_features,
@@ -21,13 +22,16 @@ from vecidx.index import (
     set_num_threads,
     simd_level,
 )
+from vecidx.strings import StringIndex
 
 __version__ = "0.1.0"
 
 __all__ = [
     "DurableIndex",
+    "Filter",
     "Index",
     "IndexFormatError",
+    "StringIndex",
     "VecidxError",
     "__version__",
     "cpu_features",

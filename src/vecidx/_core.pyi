@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from typing_extensions import Buffer
 
 METRICS: dict[str, int]
+DTYPES: dict[str, int]
 QUANTIZATIONS: dict[str | None, int]
 MAP_MODES: dict[bool | str, int]
 ON_CONFLICT: dict[str, int]
@@ -16,17 +17,18 @@ ON_MISSING: dict[str, int]
 class CoreIndex:
     @staticmethod
     def create(
-        dim: int, metric: int, quantization: int, M: int, ef_construction: int, seed: int,
-        capacity: int
+        dim: int, metric: int, dtype: int, quantization: int, M: int, ef_construction: int,
+        seed: int, capacity: int
     ) -> CoreIndex: ...
     @staticmethod
     def load(path: bytes, map: int, verify: bool, num_threads: int) -> CoreIndex: ...
     @staticmethod
     def load_bytes(data: Buffer, verify: bool, num_threads: int) -> CoreIndex: ...
-    def params(self) -> tuple[int, int, int, int, int, int]: ...
+    def params(self) -> tuple[int, int, int, int, int, int, int]: ...
     def add(
         self,
-        rows: NDArray[np.float32],
+        rows: NDArray[np.uint8],
+        dtype: int,
         labels: NDArray[np.int64] | None,
         on_conflict: int,
         num_threads: int,
@@ -66,7 +68,7 @@ class CoreIndex:
         out_ids: NDArray[np.int64],
         out_distances: NDArray[np.float32],
     ) -> None: ...
-    def get(self, labels: NDArray[np.int64], out_rows: NDArray[np.float32]) -> None: ...
+    def get(self, labels: NDArray[np.int64], out_rows: NDArray[np.uint8]) -> None: ...
     def contains(self, label: int) -> bool: ...
     def count(self) -> int: ...
     def dead(self) -> int: ...
@@ -84,6 +86,56 @@ class CoreIndex:
     def is_closed(self) -> bool: ...
     def test_links(self, label: int, out: NDArray[np.int64]) -> tuple[int, int]: ...
 
+class CoreFilter:
+    @staticmethod
+    def of_labels(labels: NDArray[np.int64]) -> CoreFilter: ...
+    @staticmethod
+    def of_bits(bits: NDArray[np.uint8], n: int) -> CoreFilter: ...
+    @staticmethod
+    def of_range(begin: int, end: int, step: int) -> CoreFilter: ...
+    def inverted(self) -> CoreFilter: ...
+    def both(self, other: CoreFilter) -> CoreFilter: ...
+    def either(self, other: CoreFilter) -> CoreFilter: ...
+    def test(self, labels: NDArray[np.int64], out: NDArray[np.uint8]) -> None: ...
+
+def search_where(
+    core: CoreIndex,
+    queries: NDArray[np.float32],
+    k: int,
+    ef: int,
+    exact: bool,
+    num_threads: int,
+    filters: list[CoreFilter | None],
+    max_distance: float,
+    out_ids: NDArray[np.int64],
+    out_distances: NDArray[np.float32],
+) -> None: ...
+def range_search(
+    core: CoreIndex,
+    queries: NDArray[np.float32],
+    ef: int,
+    exact: bool,
+    num_threads: int,
+    filters: list[CoreFilter | None],
+    radius: float,
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]: ...
+NOTES: dict[str, int]
+
+def search_rows(
+    index: CoreIndex,
+    labels: NDArray[np.int64],
+    k: int,
+    ef: int,
+    exact: bool,
+    unseen: bool,
+    on_missing: int,
+    num_threads: int,
+    out_ids: NDArray[np.int64],
+    out_distances: NDArray[np.float32],
+) -> None: ...
+def sample_rows(index: CoreIndex, out: NDArray[np.int64]) -> int: ...
+def set_note(index: CoreIndex, note: int, data: Buffer) -> None: ...
+def get_note(index: CoreIndex, note: int) -> bytes: ...
 def inspect(path: bytes) -> dict[str, Any]: ...
 def simd_init(word: str | None) -> None: ...
 def simd_level() -> str: ...
@@ -97,6 +149,7 @@ def test_pairs(
     a: NDArray[np.float32],
     b: NDArray[np.float32],
     out: NDArray[np.float32],
+    dtype: int = 0,
 ) -> None: ...
 def test_many(
     level: str,
@@ -104,6 +157,8 @@ def test_many(
     a: NDArray[np.float32],
     b: NDArray[np.float32],
     out: NDArray[np.float32],
+    dtype: int = 0,
+    by_row: bool = False,
 ) -> None: ...
 def test_work() -> dict[str, int] | None: ...
 def test_fail_alloc(nth: int) -> None: ...

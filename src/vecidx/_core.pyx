@@ -26,6 +26,8 @@ from vecidx._vecidx cimport *
 from vecidx.errors import IndexFormatError, VecidxError
 
 METRICS = {"l2": <int>VX_L2SQ, "ip": <int>VX_IP, "cosine": <int>VX_COSINE}
+DTYPES = {"float32": <int>VX_F32, "float16": <int>VX_F16, "bfloat16": <int>VX_BF16,
+          "int8": <int>VX_I8, "uint8": <int>VX_U8}
 QUANTIZATIONS = {None: <int>VX_QUANT_NONE, "sq8": <int>VX_QUANT_SQ8,
                  "auto": <int>VX_QUANT_AUTO}
 MAP_MODES = {False: <int>VX_MAP_NOTHING, True: <int>VX_MAP_ALL, "vectors": <int>VX_MAP_VECTORS}
@@ -186,7 +188,7 @@ cdef class CoreIndex:
             vx_index_free(self._index)     # NULL is fine
 
     @staticmethod
-    def create(uint32_t dim, uint32_t metric, uint32_t quantization, uint32_t M,
+    def create(uint32_t dim, uint32_t metric, uint32_t dtype, uint32_t quantization, uint32_t M,
                uint32_t ef_construction, uint64_t seed, uint64_t capacity):
         cdef CoreIndex self = CoreIndex.__new__(CoreIndex)
         cdef vx_params params
@@ -194,6 +196,7 @@ cdef class CoreIndex:
         cdef vx_status status
         params.dim = dim
         params.metric = metric
+        params.dtype = dtype
         params.quantization = quantization
         params.M = M
         params.ef_construction = ef_construction
@@ -206,14 +209,15 @@ cdef class CoreIndex:
         return self
 
     def params(self):
-        """(dim, metric number, quantization number, M, ef_construction, seed)"""
+        """(dim, numbers of metric, dtype and quantization, M, ef_construction, seed)"""
         cdef vx_params params
         vx_index_params(self._index, &params)
-        return (params.dim, params.metric, params.quantization, params.M,
+        return (params.dim, params.metric, params.dtype, params.quantization, params.M,
                 params.ef_construction, params.seed)
 
-    def add(self, const float[:, ::1] rows not None, const int64_t[::1] labels,
+    def add(self, const uint8_t[:, ::1] rows not None, int dtype, const int64_t[::1] labels,
             int on_conflict, unsigned num_threads, progress, int64_t[::1] out_labels not None):
+        """`rows` are the bytes of rows of a dtype: float32's number or the index's."""
         cdef:
             size_t n = rows.shape[0]
             const int64_t *label_in = NULL
@@ -228,8 +232,9 @@ cdef class CoreIndex:
             label_in = &labels[0]
         tick.total = n
         with nogil:
-            status = vx_index_add(self._index, &rows[0, 0], n, label_in,
-                                  <vx_on_conflict>on_conflict, &run, &out_labels[0], &added, &err)
+            status = vx_index_add_typed(self._index, <vx_dtype>dtype, &rows[0, 0], n, label_in,
+                                        <vx_on_conflict>on_conflict, &run, &out_labels[0], &added,
+                                        &err)
         if status == VX_OK:
             return
         try:
@@ -361,7 +366,8 @@ cdef class CoreIndex:
             tick.reraise()
         return raise_status(&err)
 
-    def get(self, const int64_t[::1] labels not None, float[:, ::1] out_rows not None):
+    def get(self, const int64_t[::1] labels not None, uint8_t[:, ::1] out_rows not None):
+        """Fill the bytes of rows of the index's dtype; of float32 where that is bfloat16."""
         cdef:
             size_t n = labels.shape[0]
             vx_error err
@@ -585,6 +591,10 @@ cdef class CoreIndex:
         return n, chosen
 
 
+include "_core_filter.pxi"
+include "_core_rows.pxi"
+
+
 def inspect(bytes path not None):
     """What the head of an index file says: a dict."""
     cdef const char *c_path = path
@@ -667,22 +677,23 @@ def get_num_threads():
 # ---- for tests only ----------------------------------------------------------
 
 def test_pairs(str level, int metric, const float[:, ::1] a not None,
-               const float[:, ::1] b not None, float[::1] out not None):
-    """out[i] = distance of a[i] and b[i], at a named level."""
+               const float[:, ::1] b not None, float[::1] out not None, int dtype=0):
+    """out[i] = distance of a[i] and b[i], stored as dtype, at a named level."""
     cdef bytes encoded = level.encode("ascii")
     cdef vx_error err
-    if vx_test_pairs(encoded, <vx_metric>metric, &a[0, 0], &b[0, 0], a.shape[0],
-                     a.shape[1], &out[0], &err) != VX_OK:
+    if vx_test_pairs(encoded, <vx_metric>metric, <vx_dtype>dtype, &a[0, 0], &b[0, 0],
+                     a.shape[0], a.shape[1], &out[0], &err) != VX_OK:
         raise_status(&err)
 
 
 def test_many(str level, int metric, const float[::1] a not None,
-              const float[:, ::1] b not None, float[::1] out not None):
-    """out[i] = distance of a and b[i], through the slot-list kernel."""
+              const float[:, ::1] b not None, float[::1] out not None, int dtype=0,
+              bint by_row=False):
+    """out[i] = distance of a and b[i], through the slot-list kernel; a as float32 or a row."""
     cdef bytes encoded = level.encode("ascii")
     cdef vx_error err
-    if vx_test_many(encoded, <vx_metric>metric, &a[0], &b[0, 0], b.shape[0],
-                    b.shape[1], &out[0], &err) != VX_OK:
+    if vx_test_many(encoded, <vx_metric>metric, <vx_dtype>dtype, by_row, &a[0], &b[0, 0],
+                    b.shape[0], b.shape[1], &out[0], &err) != VX_OK:
         raise_status(&err)
 
 

@@ -6,6 +6,8 @@ guessed: an array that would lose meaning (a mask, an imaginary part, digits of
 an id) is refused.
 """
 
+import math
+import numbers
 import operator
 import os
 
@@ -13,6 +15,11 @@ import numpy as np
 
 FLOAT32 = np.dtype(np.float32)
 INT64 = np.dtype(np.int64)
+
+# How an index may store vectors: the arrays that are taken as they are.
+NUMPY_DTYPES = {"float32": FLOAT32, "float16": np.dtype(np.float16), "bfloat16": FLOAT32,
+                "int8": np.dtype(np.int8), "uint8": np.dtype(np.uint8)}
+WHOLE_DTYPES = ("int8", "uint8")
 
 MAX_DIM = 65_536
 MAX_K = 2_147_483_646        # VX_MAX_ROWS: an index cannot hold more
@@ -25,10 +32,11 @@ _BEYOND_INT64 = "is beyond int64 (ids are 0 to 2**63 - 1)"
 _CHUNK_ELEMENTS = 1 << 20
 
 
-def as_matrix(data, *, dim, name):
-    """A C-ordered, aligned float32 array (n, dim); a 1-D `data` becomes one row.
+def as_matrix(data, *, dim, name, dtype="float32"):
+    """A C-ordered, aligned array (n, dim) of float32; a 1-D `data` becomes one row.
 
-    float32 data in C order are taken without a copy.
+    float32 data in C order are taken without a copy, and so are those of `dtype`, the
+    word for how an index stores vectors.
     """
     array = _as_array(data, name)
     if array.ndim == 1 and array.size == 0 and isinstance(data, (list, tuple)):
@@ -43,9 +51,9 @@ def as_matrix(data, *, dim, name):
         raise ValueError(_wrong_dim(array.shape, dim, name))
     if array.ndim == 1:
         array = array.reshape(1, dim)
-    if array.dtype == FLOAT32:               # native byte order only
-        return np.require(array, FLOAT32, ["C", "A"])
-    return _to_float32(array, name)
+    if array.dtype == FLOAT32 or array.dtype == NUMPY_DTYPES[dtype]:    # native byte order only
+        return np.require(array, None, ["C", "A"])
+    return _convert(array, name, dtype)
 
 
 def _wrong_dim(shape, dim, name):
@@ -70,6 +78,8 @@ def _as_array(data, name):
             raise ValueError(f"{name}: rows differ in length; expected rows of one length") from err
         raise TypeError(f"{name}: NumPy cannot make an array of numbers of this "
                         f"{type(data).__name__}: {err}") from err
+    if array.dtype.name == "bfloat16":       # of a package that teaches NumPy that type
+        array = array.astype(FLOAT32)
     if array.dtype.kind not in "fiub":
         kind = {"O": "Python objects", "U": "strings", "S": "bytes", "c": "complex numbers",
                 "M": "dates", "m": "time spans", "V": "records"}.get(array.dtype.kind, "others")
@@ -78,23 +88,35 @@ def _as_array(data, name):
     return array
 
 
-def _to_float32(array, name):
-    """A float32 copy; a finite value beyond float32's range is refused with its row."""
-    out = np.empty(array.shape, FLOAT32)
-    may_overflow = array.dtype.kind == "f" and array.dtype.itemsize > 4
+def _convert(array, name, dtype):
+    """A float32 copy, or one of float16 where that is the `dtype`, so that nothing is rounded
+    twice.  What it would make infinite, or a whole number, is refused with its row.
+    """
+    is_wider = array.dtype.kind == "f" and array.dtype.itemsize > 4
+    target = np.dtype(np.float16) if dtype == "float16" and is_wider else FLOAT32
+    limit = "float16's range (+-65504)" if target != FLOAT32 else "float32's range (+-3.4e38)"
+    out = np.empty(array.shape, target)
     step = max(1, _CHUNK_ELEMENTS // max(1, array.shape[1]))
     for start in range(0, array.shape[0], step):
         part = array[start:start + step]
         with np.errstate(over="ignore", invalid="ignore"):
             out[start:start + step] = part
-        if may_overflow:
-            lost = np.isinf(out[start:start + step]) & np.isfinite(part)
-            if lost.any():
-                row, column = np.argwhere(lost)[0]
-                raise ValueError(
-                    f"{name}: row {start + row} has {float(part[row, column])!r}, beyond "
-                    f"float32's range (+-3.4e38); scale the data")
+        if is_wider:
+            made = out[start:start + step]
+            _refuse_value(np.isinf(made) & np.isfinite(part), part, start, name,
+                          f"beyond {limit}; scale the data")
+            if dtype in WHOLE_DTYPES:
+                _refuse_value((made == np.rint(made)) & (made != part), part, start, name,
+                              f"which is no whole number, as dtype {dtype} wants; round the "
+                              'data, or use dtype "float16"')
     return out
+
+
+def _refuse_value(bad, part, start, name, why):
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(
+            f"{name}: row {start + row} has {float(part[row, column])!r}, {why}")
 
 
 def as_labels(ids, *, name="ids"):
@@ -189,6 +211,17 @@ def check_ef(ef):
     return 0 if ef is None else check_int(ef, name="ef", low=1, high=MAX_K)
 
 
+def check_distance(value, *, name):
+    """`value` as a float, infinite for None."""
+    if value is None and name == "max_distance":
+        return math.inf
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__} {value!r}")
+    if math.isnan(value):
+        raise ValueError(f"{name}: expected a number, got NaN")
+    return float(value)
+
+
 def check_threads(num_threads, default=0):
     """Threads to use, 0 for the process default."""
     if num_threads is None:
@@ -220,8 +253,7 @@ def check_dtype(dtype):
             name = np.dtype(dtype).name
         except TypeError:
             pass                                  # check_word says what was expected
-    return check_word(name, name="dtype", known=("float32",),
-                      later=("float16", "bfloat16", "int8", "uint8", "bits"))
+    return check_word(name, name="dtype", known=tuple(NUMPY_DTYPES), later=("bits",))
 
 
 def check_quantization(quantization):
@@ -242,3 +274,13 @@ def as_path(path):
     if b"\0" in encoded:
         raise ValueError("path: has a NUL character, which no file name can have")
     return encoded
+
+
+def check_share(value, *, name):
+    """A number above 0 and at most 1."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(
+            value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    if not 0 < value <= 1:
+        raise ValueError(f"{name}: expected above 0 and at most 1, got {value}")
+    return float(value)

@@ -35,6 +35,13 @@ cdef extern from "vecidx.h" nogil:
         VX_IP
         VX_COSINE
 
+    ctypedef enum vx_dtype:
+        VX_F32
+        VX_F16
+        VX_BF16
+        VX_I8
+        VX_U8
+
     ctypedef enum vx_quantization:
         VX_QUANT_NONE
         VX_QUANT_SQ8
@@ -43,6 +50,7 @@ cdef extern from "vecidx.h" nogil:
     ctypedef struct vx_params:
         uint32_t dim
         uint32_t metric
+        uint32_t dtype
         uint32_t quantization
         uint32_t M
         uint32_t ef_construction
@@ -66,10 +74,10 @@ cdef extern from "vecidx.h" nogil:
         VX_ERROR
         VX_SKIP
 
-    vx_status vx_index_add(vx_index *index, const float *rows, size_t n,
-                           const vx_label *labels, vx_on_conflict on_conflict,
-                           const vx_run *run, vx_label *out_labels,
-                           uint64_t *out_added, vx_error *err)
+    vx_status vx_index_add_typed(vx_index *index, vx_dtype given, const void *rows, size_t n,
+                                 const vx_label *labels, vx_on_conflict on_conflict,
+                                 const vx_run *run, vx_label *out_labels,
+                                 uint64_t *out_added, vx_error *err)
 
     ctypedef enum vx_on_missing:
         VX_MISSING_ERROR
@@ -93,8 +101,49 @@ cdef extern from "vecidx.h" nogil:
     vx_status vx_index_search(vx_index *index, const float *queries, size_t n,
                               const vx_search_params *params, const vx_run *run,
                               vx_label *out_labels, float *out_dists, vx_error *err)
+
+    ctypedef struct vx_filter:
+        pass
+
+    vx_status vx_filter_of_labels(const vx_label *labels, size_t n, vx_filter **out,
+                                  vx_error *err)
+    vx_status vx_filter_of_bits(const uint8_t *bits, uint64_t n, vx_filter **out, vx_error *err)
+    vx_status vx_filter_of_range(vx_label begin, vx_label end, vx_label step, vx_filter **out,
+                                 vx_error *err)
+    vx_status vx_filter_not(vx_filter *a, vx_filter **out, vx_error *err)
+    vx_status vx_filter_and(vx_filter *a, vx_filter *b, vx_filter **out, vx_error *err)
+    vx_status vx_filter_or(vx_filter *a, vx_filter *b, vx_filter **out, vx_error *err)
+    void vx_filter_free(vx_filter *filter)
+    void vx_filter_test(const vx_filter *filter, const vx_label *labels, size_t n, uint8_t *out)
+
+    ctypedef struct vx_where:
+        vx_filter *const *filters
+        size_t n_filters
+        double max_distance
+
+    vx_status vx_index_search_where(vx_index *index, const float *queries, size_t n,
+                                    const vx_search_params *params, const vx_where *where,
+                                    const vx_run *run, vx_label *out_labels, float *out_dists,
+                                    vx_error *err)
+
+    ctypedef struct vx_range:
+        pass
+
+    vx_status vx_index_range_search(vx_index *index, const float *queries, size_t n,
+                                    const vx_search_params *params, const vx_where *where,
+                                    const vx_run *run, vx_range **out, vx_error *err)
+    void vx_range_lims(const vx_range *range, int64_t *out_lims)
+    void vx_range_take(const vx_range *range, vx_label *out_labels, float *out_dists)
+    void vx_range_free(vx_range *range)
+
+    vx_status vx_index_search_rows(vx_index *index, const vx_label *labels, size_t n,
+                                   const vx_search_params *params, int unseen,
+                                   vx_on_missing on_missing, const vx_run *run,
+                                   vx_label *out_labels, float *out_dists, vx_error *err)
+    vx_status vx_index_sample(vx_index *index, size_t n, vx_label *out, size_t *out_n,
+                              vx_error *err)
     vx_status vx_index_get(vx_index *index, const vx_label *labels, size_t n,
-                           float *out_rows, vx_error *err)
+                           void *out_rows, vx_error *err)
     vx_status vx_index_contains(vx_index *index, const vx_label *labels, size_t n,
                                 uint8_t *out_found, vx_error *err)
     uint64_t vx_index_count(const vx_index *index)
@@ -163,6 +212,14 @@ cdef extern from "vecidx.h" nogil:
                             vx_index **out, vx_error *err)
     vx_status vx_index_load_memory(const void *data, size_t n, int verify, const vx_run *run,
                                    vx_index **out, vx_error *err)
+    ctypedef enum vx_note:
+        VX_NOTE_TUNED
+        VX_NOTE_NAMES
+
+    vx_status vx_index_set_note(vx_index *index, vx_note note, const void *data, size_t n,
+                                const vx_run *run, vx_error *err)
+    vx_status vx_index_note(vx_index *index, vx_note note, void *out, size_t cap,
+                            size_t *out_n, const vx_run *run, vx_error *err)
     int vx_index_is_read_only(const vx_index *index)
     vx_status vx_index_warm(vx_index *index, const vx_run *run, vx_error *err)
     vx_status vx_index_close(vx_index *index, const vx_run *run, vx_error *err)
@@ -193,12 +250,12 @@ cdef extern from "vecidx.h" nogil:
 
     vx_status vx_index_inspect(const char *path, vx_file_info *out, vx_error *err)
 
-    vx_status vx_test_pairs(const char *level, vx_metric metric, const float *a,
-                            const float *b, size_t n, size_t dim, float *out,
-                            vx_error *err)
-    vx_status vx_test_many(const char *level, vx_metric metric, const float *a,
-                           const float *b, size_t n, size_t dim, float *out,
-                           vx_error *err)
+    vx_status vx_test_pairs(const char *level, vx_metric metric, vx_dtype dtype,
+                            const float *a, const float *b, size_t n, size_t dim,
+                            float *out, vx_error *err)
+    vx_status vx_test_many(const char *level, vx_metric metric, vx_dtype dtype, int by_row,
+                           const float *a, const float *b, size_t n, size_t dim,
+                           float *out, vx_error *err)
     int vx_test_work(uint64_t *out)
     void vx_test_fail_alloc(uint64_t nth)
     size_t vx_test_links(vx_index *index, vx_label label, vx_label *out, size_t cap,

@@ -34,7 +34,15 @@ from contextlib import suppress
 import numpy as np
 
 from vecidx import _wal
-from vecidx._validate import INT64, as_labels, as_path, check_flag, check_threads, check_word
+from vecidx._validate import (
+    FLOAT32,
+    INT64,
+    as_labels,
+    as_path,
+    check_flag,
+    check_threads,
+    check_word,
+)
 from vecidx.errors import IndexFormatError, VecidxError
 from vecidx.index import Index, load
 
@@ -63,6 +71,8 @@ class DurableIndex(Index):
     @staticmethod
     def _over(index, threads):
         """A durable index, not open yet, that takes over what a plain one has."""
+        if type(index) is not Index:
+            raise ValueError("open: an index with strings for ids has no log; use vecidx.load")
         self = DurableIndex.__new__(DurableIndex)
         for name in Index.__slots__:
             if name != "__weakref__":
@@ -96,7 +106,9 @@ class DurableIndex(Index):
             if len(rows) == 0:
                 return
             logged = self._rows_to_log(labels, on_conflict)
-            body = rows if logged is None else rows[logged]
+            with np.errstate(invalid="ignore"):        # what cannot be cast is refused below
+                body = (rows if logged is None else rows[logged]).astype(_log_dtype(self),
+                                                                         copy=False)
             log.reserve(_wal.bytes_of(body), 8 * len(body))
             log.is_open_ended = True
             try:
@@ -151,8 +163,9 @@ class DurableIndex(Index):
         """As :meth:`Index.merge`; logged, and so no sooner done than an add of the vectors."""
         if not isinstance(other, Index):
             raise TypeError(f"other: expected a vecidx.Index, got {type(other).__name__}")
-        if other is self or (other.dim, other.metric) != (self.dim, self.metric):
-            raise ValueError("other: expected another index, of this one's dim and metric")
+        if other is self or ((other.dim, other.metric, other.dtype)
+                             != (self.dim, self.metric, self.dtype)):
+            raise ValueError("other: expected another index, of this one's dim, metric and dtype")
         ids = other.ids()
         self.add(other.get(ids), ids=ids, on_conflict=on_conflict, num_threads=num_threads,
                  progress=progress)
@@ -376,7 +389,15 @@ def _sync_every(interval, reference, wake):
 
 def _row_bytes(index):
     """Bytes of a row in the log: the values as they were added, without padding."""
-    return index.dim * index.dtype.itemsize
+    return index.dim * _log_dtype(index).itemsize
+
+
+def _log_dtype(index):
+    """Of the values in the log: those that were added, to float32's rounding.
+
+    (Not as they are stored: under cosine the direction is what is rounded.)
+    """
+    return index.dtype if index.dtype in (np.int8, np.uint8) else FLOAT32
 
 
 def _clear_next(folder):
@@ -450,6 +471,9 @@ def open(path, dim=None, metric=None, *, sync="always", interval=None, num_threa
     >>> with vecidx.open("senses.vidx", dim=384, metric="cosine") as index:  # doctest: +SKIP
     ...     index.add(vectors, ids=ids)       # on disk when it returns
     """
+    if parameters.pop("ids", "int") != "int":
+        raise ValueError("ids: an index with a log has numbers for ids; for strings make "
+                         "vecidx.Index(..., ids='str'), and save it")
     path = _real_path(path)
     check_word(sync, name="sync", known=SYNC_WORDS)
     interval = _check_interval(interval, sync)
@@ -523,7 +547,8 @@ def _apply(index, kind, payload):
     """Do again what a record says."""
     if kind == _wal.ADD:
         n = len(payload) // (_row_bytes(index) + 8)
-        rows = np.frombuffer(payload[:n * _row_bytes(index)], index.dtype.newbyteorder("<"))
+        rows = np.frombuffer(payload[:n * _row_bytes(index)],
+                             _log_dtype(index).newbyteorder("<"))
         ids = np.frombuffer(payload[n * _row_bytes(index):], "<i8")
         Index.add(index, rows.reshape(n, -1), ids)
     elif kind == _wal.DELETE:

@@ -10,16 +10,20 @@ import pickle
 
 import numpy as np
 
-from vecidx import _core, _storage
+from vecidx import _core, _storage, _tune
+from vecidx._asking import Asking
 from vecidx._background import AutoCompact, Background
+from vecidx._iterate import Neighbours
 from vecidx._validate import (
     FLOAT32,
     INT64,
     MAX_DIM,
     MAX_K,
+    NUMPY_DTYPES,
     as_label,
     as_labels,
     as_matrix,
+    check_distance,
     check_dtype,
     check_ef,
     check_flag,
@@ -29,16 +33,18 @@ from vecidx._validate import (
     check_threads,
     check_word,
 )
+from vecidx.filters import as_filters
 
 _METRIC_OF_NUMBER = {number: word for word, number in _core.METRICS.items()}
+_DTYPE_OF_NUMBER = {number: word for word, number in _core.DTYPES.items()}
 _QUANTIZATION_OF_NUMBER = {number: word for word, number in _core.QUANTIZATIONS.items()}
 
 _empty = np.empty           # looked up once: search() of one vector is counted in microseconds
 _ndarray = np.ndarray
 
 
-class Index:
-    """An approximate nearest-neighbour index (HNSW) over vectors with integer ids.
+class Index(Asking):
+    """An approximate nearest-neighbour index (HNSW) over vectors with ids.
 
     Parameters
     ----------
@@ -48,8 +54,10 @@ class Index:
         What ``distances`` are: ``"l2"`` the squared Euclidean distance,
         ``"ip"`` 1 minus the dot product, ``"cosine"`` 1 minus the cosine.
         Smaller is nearer for all three.
-    dtype : {"float32"}
-        How vectors are stored.
+    dtype : {"float32", "float16", "bfloat16", "int8", "uint8"}
+        How vectors are stored, and compared with float32 queries.  Floats are
+        rounded to it (under ``"cosine"`` their direction is); integers have to
+        be whole numbers in its range, and are compared exactly.
     M : int
         Links a row keeps in the graph, 2 to 127.  More raises recall, memory
         (about ``8 * M`` bytes a row) and build time.
@@ -62,9 +70,11 @@ class Index:
         of one byte a value.  ``"auto"``: codes, and where they pay, shorter ones
         and a sketch of each link, which tells most neighbours apart unread: the
         fastest, for about ``dim + 36 * M`` bytes a vector more, and 128 from 256
-        dimensions on.  The vectors stay: the nearest are compared again by them,
+        dimensions on; ``dim`` fewer where `dtype` is not float32, since such
+        vectors do for codes.  The vectors stay: the nearest are compared again by them,
         and distances are theirs.  Codes are trained once there are 10,000
-        vectors; where they would be no shorter (16 dimensions and less) or would
+        vectors; where they would be no shorter (16 dimensions and less; "sq8" of
+        vectors of bytes) or would
         find less (clusters too tight for a byte, ``"ip"`` of vectors of uneven
         length), the vectors go on being compared.
     seed : int
@@ -76,6 +86,8 @@ class Index:
         :func:`vecidx.get_num_threads`.
     capacity : int
         Rows to make room for at once.  A hint: the index grows beyond it.
+    ids : {"int", "str"}
+        What ids are.  ``"str"`` makes a :class:`vecidx.StringIndex`.
 
     Notes
     -----
@@ -98,17 +110,24 @@ class Index:
     (array([1, 0]), array([1., 2.], dtype=float32))
     """
 
-    __slots__ = ("__weakref__", "_auto_compact", "_core", "_dim", "_ef_construction", "_metric",
-                 "_M", "_quantization", "_seed", "_threads")
+    __slots__ = ("__weakref__", "_auto_compact", "_core", "_dim", "_dtype", "_ef_construction",
+                 "_metric", "_M", "_quantization", "_seed", "_threads", "_tuned")
+
+    def __new__(cls, *args, ids="int", **kwargs):
+        if cls is Index and check_word(ids, name="ids", known=("int", "str")) == "str":
+            from vecidx.strings import StringIndex  # which is built on this class
+
+            cls = StringIndex
+        return object.__new__(cls)
 
     def __init__(self, dim, metric="l2", *, dtype="float32", M=16, ef_construction=200,
-                 quantization=None, seed=0, num_threads=None, capacity=0):
+                 quantization=None, seed=0, num_threads=None, capacity=0, ids="int"):
         dim = check_int(dim, name="dim", low=1, high=MAX_DIM)
         metric = check_word(metric, name="metric", known=tuple(_core.METRICS),
                             later=("hamming", "jaccard"))
-        check_dtype(dtype)
         core = _core.CoreIndex.create(
-            dim, _core.METRICS[metric], _core.QUANTIZATIONS[check_quantization(quantization)],
+            dim, _core.METRICS[metric], _core.DTYPES[check_dtype(dtype)],
+            _core.QUANTIZATIONS[check_quantization(quantization)],
             check_int(M, name="M", low=2, high=127),
             check_int(ef_construction, name="ef_construction", low=1, high=65_536),
             check_int(seed, name="seed", low=0, high=2**64 - 1),
@@ -116,16 +135,18 @@ class Index:
         self._attach(core, check_threads(num_threads))
 
     def _attach(self, core, threads):
-        dim, metric, quantization, M, ef_construction, seed = core.params()
+        dim, metric, dtype, quantization, M, ef_construction, seed = core.params()
         self._core = core
         self._dim = dim
         self._metric = _METRIC_OF_NUMBER[metric]
+        self._dtype = _DTYPE_OF_NUMBER[dtype]
         self._quantization = _QUANTIZATION_OF_NUMBER[quantization]
         self._M = M
         self._ef_construction = ef_construction
         self._seed = seed
         self._threads = threads
         self._auto_compact = None
+        self._tuned = _tune.Tuned(core)
 
     # ---- writing ------------------------------------------------------------
 
@@ -135,8 +156,8 @@ class Index:
         Parameters
         ----------
         vectors : array_like, shape (n, dim) or (dim,)
-            Any real numbers; stored as float32.  float32 in C order is read
-            without a copy.
+            Any real numbers; stored as the index's dtype.  float32 and that
+            dtype in C order are read without a copy.
         ids : array_like of int, shape (n,), optional
             Each 0 to 2**63 - 1, none twice.  By default the next numbers after
             the highest id that the index has ever held.
@@ -160,7 +181,8 @@ class Index:
         ------
         ValueError, TypeError
             Before anything has changed: a wrong shape or type; NaN, an
-            infinity, or under ``"cosine"`` a zero vector, named by its row; a
+            infinity, a value that the dtype does not hold, or under
+            ``"cosine"`` a zero vector, named by its row; a
             negative or repeated id; under ``"error"`` an id that is there.
             (An id that came in while a long add let others through ends it
             with the rows added until then, as below.)
@@ -177,7 +199,7 @@ class Index:
 
     def _check_add(self, vectors, ids, on_conflict, num_threads, progress):
         """What the core takes for the arguments of an add."""
-        rows = as_matrix(vectors, dim=self._dim, name="vectors")
+        rows = as_matrix(vectors, dim=self._dim, name="vectors", dtype=self._dtype)
         conflict = _core.ON_CONFLICT[
             check_word(on_conflict, name="on_conflict", known=tuple(_core.ON_CONFLICT))]
         labels = None
@@ -197,7 +219,9 @@ class Index:
         """
         report, close = _progress(progress, len(rows))
         try:
-            self._core.add(rows, labels, conflict, threads, report, used)
+            given = "float32" if rows.dtype == FLOAT32 else self._dtype
+            self._core.add(rows.view(np.uint8), _core.DTYPES[given], labels, conflict, threads,
+                           report, used)
             if report is not None and len(rows) > 0:
                 _report_end(report, len(rows))
         finally:
@@ -310,15 +334,15 @@ class Index:
         Parameters
         ----------
         other : Index
-            Of the same ``dim`` and ``metric``.  It is read as it is when the
-            call begins, and does not change.
+            Of the same ``dim``, ``metric`` and ``dtype``.  It is read as it is when
+            the call begins, and does not change.
         on_conflict, num_threads, progress
             As for :meth:`add`.
 
         Raises
         ------
         ValueError, TypeError
-            Before anything has changed: another dim or metric, the index
+            Before anything has changed: another dim, metric or dtype, the index
             itself; under ``"error"`` an id that is in both.
         MemoryError, KeyboardInterrupt
             The vectors merged until then stay; ``rows_added`` of the exception
@@ -341,19 +365,44 @@ class Index:
 
     # ---- reading ------------------------------------------------------------
 
-    def search(self, queries, k=10, *, ef=None, exact=False, num_threads=None):
+    def search(self, queries=None, k=10, *, ef=None, recall=None, filter=None, max_distance=None,
+               ids=None, diverse=None, exact=False, num_threads=None):
         """The stored vectors nearest to each query.
 
         Parameters
         ----------
         queries : array_like, shape (n, dim) or (dim,)
+            Any real numbers, whatever the index's dtype; compared as float32.
         k : int
             Neighbours a query; may exceed ``len(index)``.
         ef : int, optional
             Candidates kept during the walk, 64 by default and at least ``k``.
             More raises recall and time.
+        recall : float, optional
+            Instead of ``ef``: the share of the true neighbours to find, above 0
+            and at most 1, by what :meth:`tune` measured for this ``k``.  Beyond
+            what it measured every vector is compared.
+        filter : optional
+            Which ids may be returned: a boolean mask (id ``i`` may be where
+            ``mask[i]``), an array of ids, a :class:`range`, a packed bitmap
+            (bytes), or a :class:`vecidx.Filter` of any of these, which is the
+            one to keep for many searches.  Or a callable: it gets the ids of
+            the index as an array, once, and returns as many booleans.  A list
+            of these, or None in it, is one for each query.  However few are
+            allowed, as many as there are, up to ``k``, are returned.
+        max_distance : float, optional
+            Leave out neighbours farther than this.
+        ids : int or array_like of int, optional
+            Instead of ``queries``: the vectors stored under these ids, each of
+            which is left out of its own neighbours.
+        diverse : float, optional
+            Above 0 to 1: choose results that differ from one another, out of
+            ``max(4 * k, 50)`` candidates (maximal marginal relevance).  Each is
+            the one with the least ``(1 - diverse) * distance to the query -
+            diverse * distance to the nearest result before it``; they come in
+            that order.
         exact : bool
-            Compare with every vector instead of walking the graph.
+            Compare with every (allowed) vector instead of walking the graph.
         num_threads : int, optional
             By default the index's.
 
@@ -370,10 +419,16 @@ class Index:
             A wrong shape or type; ``k`` or ``ef`` below 1; NaN, an infinity,
             or under ``"cosine"`` a zero vector, named by its row.
         """
+        if ids is not None or diverse is not None:
+            return self._search_more(queries, k, ids, diverse, ef=ef, recall=recall, exact=exact,
+                                     num_threads=num_threads)
+        if recall is not None:
+            ef, exact = self._tuned.effort(recall, k, ef, exact)
         # The common call from a service, one float32 vector, pays for nothing
         # but these tests, two allocations and the core.
         if (type(queries) is _ndarray and queries.dtype is FLOAT32
-                and queries.shape == (self._dim,) and type(k) is int and 0 < k <= MAX_K):
+                and queries.shape == (self._dim,) and type(k) is int and 0 < k <= MAX_K
+                and filter is None and max_distance is None):
             flags = queries.flags
             if flags.c_contiguous and flags.aligned:
                 if ef is None:
@@ -397,10 +452,107 @@ class Index:
             raise MemoryError(f"no memory for results of shape {shape}")
         ids = np.empty(shape, INT64)
         distances = np.empty(shape, FLOAT32)
-        self._core.search(rows, k, ef, exact, threads, ids, distances)
+        if filter is None and max_distance is None:
+            self._core.search(rows, k, ef, exact, threads, ids, distances)
+        else:
+            _core.search_where(self._core, rows, k, ef, exact, threads,
+                               as_filters(filter, self, len(rows)),
+                               check_distance(max_distance, name="max_distance"), ids, distances)
         if len(rows) == 1 and np.ndim(queries) == 1:
             return ids[0], distances[0]
         return ids, distances
+
+    def range_search(self, queries, radius, *, ef=None, filter=None, exact=False,
+                     num_threads=None):
+        """All stored vectors within a distance of each query.
+
+        Parameters
+        ----------
+        queries : array_like, shape (n, dim) or (dim,)
+        radius : float
+            The largest distance, in the metric's own terms (for ``"l2"`` a
+            squared one); a vector that is just so far is in.
+        ef : int, optional
+            Candidates that the walk begins with, 64 by default; it takes as many
+            more as there are vectors to find.  More raises recall and time.
+        filter : optional
+            As for :meth:`search`.
+        exact : bool
+            Compare with every (allowed) vector: then none within the radius is
+            missing.  The walk may miss some, as a search may.
+        num_threads : int, optional
+            By default the index's.
+
+        Returns
+        -------
+        lims : numpy.ndarray of int64, shape (n + 1,)
+        ids : numpy.ndarray of int64, shape (lims[n],)
+        distances : numpy.ndarray of float32, shape (lims[n],)
+            The neighbours of query ``i`` are ``ids[lims[i]:lims[i + 1]]``, by rising
+            distance, ties by id.
+
+        Raises
+        ------
+        ValueError, TypeError
+            As :meth:`search`.
+        """
+        rows = as_matrix(queries, dim=self._dim, name="queries")
+        return _core.range_search(
+            self._core, rows, check_ef(ef), exact, check_threads(num_threads, self._threads),
+            as_filters(filter, self, len(rows)), check_distance(radius, name="radius"))
+
+    def iterate(self, query, batch=10, *, ef=None, filter=None, exact=False, num_threads=None):
+        """The neighbours of one query, from near to far, a batch at a time.
+
+        Parameters
+        ----------
+        query : array_like, shape (dim,)
+        batch : int
+            Neighbours a turn; the last turn may have fewer.
+        ef : int, optional
+            As for :meth:`search`; it grows with what is asked for.
+        filter : optional
+            As for :meth:`search`.  A callable is called once, now.
+        exact : bool
+            Compare with every (allowed) vector: then none is missing.
+        num_threads : int, optional
+            By default the index's.
+
+        Returns
+        -------
+        iterator of (ids, distances)
+            It may be kept, and goes on where it stopped.  Distances never fall,
+            from batch to batch too, and no id comes twice.  What a walk missed
+            at first and finds later, and what has come in since, comes only if
+            it lies farther than all that was given.
+
+        Examples
+        --------
+        >>> import numpy as np, vecidx
+        >>> index = vecidx.Index(2)
+        >>> _ = index.add(np.arange(10).reshape(5, 2))
+        >>> for ids, distances in index.iterate([0, 0], batch=2):
+        ...     print(ids)
+        [0 1]
+        [2 3]
+        [4]
+        """
+        rows = as_matrix(query, dim=self._dim, name="query")
+        if len(rows) != 1:
+            raise ValueError(f"query: expected one vector, got {len(rows)}; a batch of them "
+                             "takes an iterator each")
+        filters = as_filters(filter, self, 1)
+        threads = check_threads(num_threads, self._threads)
+
+        def search(k, ef, exact):
+            ids = np.empty((1, k), INT64)
+            distances = np.empty((1, k), FLOAT32)
+            _core.search_where(self._core, rows, k, ef, exact, threads, filters, np.inf, ids,
+                               distances)
+            return ids[0], distances[0]
+
+        return Neighbours(search, check_int(batch, name="batch", low=1, high=MAX_K),
+                          check_ef(ef), exact)
 
     def get(self, ids):
         """The vectors stored under ids.
@@ -411,9 +563,11 @@ class Index:
 
         Returns
         -------
-        vectors : numpy.ndarray of float32, shape (dim,) for one id, else (n, dim)
-            What was added; under ``"cosine"``, which stores unit vectors and
-            their lengths, up to float32 rounding.
+        vectors : numpy.ndarray, shape (dim,) for one id, else (n, dim)
+            Of the index's dtype, float32 where that is bfloat16.  What is
+            stored, exactly: what was added, rounded to the dtype.  Under
+            ``"cosine"`` float dtypes store the direction, rounded, and the
+            length: so it is what was added up to the dtype's rounding.
 
         Raises
         ------
@@ -421,8 +575,8 @@ class Index:
             An id that is not in the index.
         """
         labels, is_scalar = as_labels(ids)
-        rows = np.empty((len(labels), self._dim), FLOAT32)
-        self._core.get(labels, rows)
+        rows = np.empty((len(labels), self._dim), NUMPY_DTYPES[self._dtype])
+        self._core.get(labels, rows.view(np.uint8))
         return rows[0] if is_scalar else rows
 
     def __contains__(self, id):
@@ -605,8 +759,8 @@ class Index:
 
     @property
     def dtype(self):
-        """How vectors are stored: ``numpy.dtype("float32")``."""
-        return FLOAT32
+        """How vectors are stored: a ``numpy.dtype``, or ``"bfloat16"``, which NumPy lacks."""
+        return "bfloat16" if self._dtype == "bfloat16" else NUMPY_DTYPES[self._dtype]
 
     @property
     def read_only(self):
@@ -626,7 +780,7 @@ class Index:
         memory = self.memory()
         mapped = f" + {human_bytes(memory['mapped'])} mapped" if memory["mapped"] else ""
         quantized = f", quantization={self._quantization!r}" if self._quantization else ""
-        return (f"<vecidx.Index: {rows} x {self._dim} float32, metric={self._metric!r}, "
+        return (f"<vecidx.Index: {rows} x {self._dim} {self._dtype}, metric={self._metric!r}, "
                 f"M={self._M}, ef_construction={self._ef_construction}{quantized}, "
                 f"{human_bytes(memory['total'])}{mapped}, {_core.simd_level()}>")
 
@@ -634,6 +788,10 @@ class Index:
 def _wrap(core, threads):
     index = Index.__new__(Index)
     index._attach(core, threads)
+    if _core.get_note(core, _core.NOTES["names"]):
+        from vecidx.strings import StringIndex
+
+        index = StringIndex._over(index)
     return index
 
 

@@ -1,6 +1,6 @@
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
-from typing import Literal, Self, overload
+from typing import Any, Literal, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -8,6 +8,8 @@ from typing_extensions import Buffer
 
 from vecidx._background import Background
 from vecidx._storage import SupportsRead, SupportsWrite
+from vecidx._tune import Recall
+from vecidx.filters import FilterLike
 
 class Index:
     def __init__(
@@ -15,13 +17,14 @@ class Index:
         dim: int,
         metric: Literal["l2", "ip", "cosine"] = "l2",
         *,
-        dtype: DTypeLike = "float32",
+        dtype: DTypeLike | Literal["bfloat16"] = "float32",
         M: int = 16,
         ef_construction: int = 200,
         quantization: Literal["sq8", "auto"] | None = None,
         seed: int = 0,
         num_threads: int | None = None,
         capacity: int = 0,
+        ids: Literal["int", "str"] = "int",
     ) -> None: ...
     def add(
         self,
@@ -62,14 +65,59 @@ class Index:
     ) -> None: ...
     def search(
         self,
-        queries: ArrayLike,
+        queries: ArrayLike | None = None,
         k: int = 10,
         *,
         ef: int | None = None,
+        recall: float | None = None,
+        filter: FilterLike | Sequence[FilterLike | None] | None = None,
+        max_distance: float | None = None,
+        ids: ArrayLike | None = None,
+        diverse: float | None = None,
         exact: bool = False,
         num_threads: int | None = None,
     ) -> tuple[NDArray[np.int64], NDArray[np.float32]]: ...
-    def get(self, ids: ArrayLike) -> NDArray[np.float32]: ...
+    def range_search(
+        self,
+        queries: ArrayLike,
+        radius: float,
+        *,
+        ef: int | None = None,
+        filter: FilterLike | Sequence[FilterLike | None] | None = None,
+        exact: bool = False,
+        num_threads: int | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]: ...
+    def iterate(
+        self,
+        query: ArrayLike,
+        batch: int = 10,
+        *,
+        ef: int | None = None,
+        filter: FilterLike | None = None,
+        exact: bool = False,
+        num_threads: int | None = None,
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]: ...
+    def tune(
+        self,
+        queries: ArrayLike | None = None,
+        k: int | Sequence[int] = 10,
+        *,
+        num_threads: int | None = None,
+    ) -> dict[int, dict[str, Any]]: ...
+    @property
+    def tuned(self) -> dict[int, dict[str, Any]]: ...
+    def recall(
+        self,
+        queries: ArrayLike,
+        k: int = 10,
+        ef: int | None = None,
+        *,
+        num_threads: int | None = None,
+    ) -> Recall: ...
+    def knn_graph(
+        self, k: int = 10, *, ef: int | None = None, num_threads: int | None = None
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]: ...
+    def get(self, ids: ArrayLike) -> NDArray[np.float32 | np.float16 | np.int8 | np.uint8]: ...
     def __contains__(self, id: int) -> bool: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[int]: ...
@@ -104,7 +152,7 @@ class Index:
     @property
     def seed(self) -> int: ...
     @property
-    def dtype(self) -> np.dtype[np.float32]: ...
+    def dtype(self) -> np.dtype[Any] | Literal["bfloat16"]: ...
 
 def load(
     path: str | bytes | PathLike[str] | SupportsRead,

@@ -228,6 +228,8 @@ static inline void dmg_change(vx_index *index)
     float *rows = malloc(MORE * (size_t)params.dim * sizeof *rows);
     for (size_t i = 0; i < MORE * (size_t)params.dim; i++)
         rows[i] = dmg_value(i % (6 * (size_t)params.dim) + 1); /* some are equal */
+    for (size_t i = 0; params.dtype >= VX_I8 && i < MORE * (size_t)params.dim; i++)
+        rows[i] = rows[i] < 0 ? 1.0f : (float)(int)(rows[i] + 1); /* whole numbers */
     const vx_status st = vx_index_add(index, rows, MORE, NULL, VX_REPLACE, NULL, NULL, NULL, &err);
     DMG_MUST(st == VX_OK || st == VX_E_ARG); /* no ids left */
     DMG_MUST(vx_index_labels(index, labels, 4, &n_labels, &err) == VX_OK);

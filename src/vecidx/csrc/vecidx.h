@@ -4,7 +4,7 @@
  * graph over them.  Everything a binding may call is declared here, and a
  * binding includes nothing else.
  *
- * Threads.  Any number of searches (vx_index_search, _get, _contains, _labels,
+ * Threads.  Any number of searches (vx_index_search, _search_where, _range_search, _get, _contains, _labels,
  * _stats, _memory) may run at once, beside one writer (vx_index_add, _delete, _compact).
  * Writers wait for one another.  A search takes no lock; it sees every row whose add
  * returned before the search began.
@@ -85,6 +85,15 @@ typedef enum vx_metric {
     VX_COSINE = 2  /* 1 - cos(a, b); rows are stored normalised            */
 } vx_metric;
 
+/* How rows are stored.  They are compared as they are, with float32 queries. */
+typedef enum vx_dtype {
+    VX_F32 = 0,
+    VX_F16 = 1,  /* IEEE half                                              */
+    VX_BF16 = 2,
+    VX_I8 = 3,   /* whole numbers: what is none is refused                 */
+    VX_U8 = 4
+} vx_dtype;
+
 /* What the graph is built and walked on, once it holds VX_TRAIN_ROWS rows.  Results
  * are always those of the stored rows. */
 typedef enum vx_quantization {
@@ -98,6 +107,7 @@ typedef enum vx_quantization {
 typedef struct vx_params {
     uint32_t dim;             /* 1 .. VX_MAX_DIM                           */
     uint32_t metric;          /* vx_metric                                 */
+    uint32_t dtype;           /* vx_dtype                                  */
     uint32_t quantization;    /* vx_quantization                           */
     uint32_t M;               /* links a row has: 2M on layer 0, M above   */
     uint32_t ef_construction; /* candidates looked at when linking a row   */
@@ -141,8 +151,8 @@ typedef enum vx_on_conflict {
  *                and VX_E_NOMEM too, when those rows are in and stay
  *
  * VX_E_ARG, with err->row, before anything changes: a value that is NaN or
- * infinite or too large to square, a row without direction under VX_COSINE, a
- * label that is negative or given twice in the call.  VX_E_ARG: more than VX_MAX_ROWS rows.
+ * infinite or too large to square, or that the index's dtype does not reach, or, for
+ * integers, that is no whole number; a row without direction under VX_COSINE; a label that is negative or given twice in the call.  VX_E_ARG: more than VX_MAX_ROWS rows.
  *
  * The same rows in the same order and the same calls give the same graph,
  * whatever num_threads is. */
@@ -150,6 +160,12 @@ vx_status vx_index_add(vx_index *index, const float *rows, size_t n,
                        const vx_label *labels, vx_on_conflict on_conflict,
                        const vx_run *run, vx_label *out_labels,
                        uint64_t *out_added, vx_error *err);
+
+/* The same of rows of dtype `given`: float32 or the index's. */
+vx_status vx_index_add_typed(vx_index *index, vx_dtype given, const void *rows, size_t n,
+                             const vx_label *labels, vx_on_conflict on_conflict,
+                             const vx_run *run, vx_label *out_labels, uint64_t *out_added,
+                             vx_error *err);
 
 typedef enum vx_on_missing {
     VX_MISSING_ERROR = 0, /* VX_E_LABEL, and nothing changes                */
@@ -163,7 +179,7 @@ vx_status vx_index_delete(vx_index *index, const vx_label *labels, size_t n,
                           vx_on_missing on_missing, const vx_run *run, uint64_t *out_deleted,
                           vx_error *err);
 
-/* Add the rows of another index of the same dim and metric, under their labels, as they
+/* Add the rows of another index of the same dim, metric and dtype, under their labels, as they
  * were when the call began: as vx_index_add does, but sooner, since the other's graph says
  * which rows are near one another.  The other is only read.  *out_added as there, in an
  * order of its own. */
@@ -204,10 +220,81 @@ vx_status vx_index_search(vx_index *index, const float *queries, size_t n,
                           const vx_search_params *params, const vx_run *run,
                           vx_label *out_labels, float *out_dists, vx_error *err);
 
-/* Copy the rows of n labels into out_rows (n x dim).  VX_E_LABEL, with
- * err->row and err->value, if one is not there. */
+/* ---- filters ------------------------------------------------------------ */
+
+/* A set of labels, fixed once it is made: which rows a search may return.  It belongs to no
+ * index, and speaks of labels that come into one later too.  Each holds on to the memory of
+ * what it was made of, not to the filters, and remembers which rows it chose last.  Any
+ * thread may use one at any time; vx_filter_free gives up one reference. */
+typedef struct vx_filter vx_filter;
+
+/* n labels, in any order; those no index can have, below 0, are passed over. */
+vx_status vx_filter_of_labels(const vx_label *labels, size_t n, vx_filter **out, vx_error *err);
+
+/* Label i where bit i % 8, from the lowest, of byte i / 8 is set; n labels at most. */
+vx_status vx_filter_of_bits(const uint8_t *bits, uint64_t n, vx_filter **out, vx_error *err);
+
+/* begin, begin + step, ... below end; step >= 1. */
+vx_status vx_filter_of_range(vx_label begin, vx_label end, vx_label step, vx_filter **out,
+                             vx_error *err);
+
+/* Labels that are not in it; in both; in one at least.  VX_E_ARG: combined of combined ones, more
+ * than VX_FILTER_DEPTH times. */
+vx_status vx_filter_not(vx_filter *a, vx_filter **out, vx_error *err);
+vx_status vx_filter_and(vx_filter *a, vx_filter *b, vx_filter **out, vx_error *err);
+vx_status vx_filter_or(vx_filter *a, vx_filter *b, vx_filter **out, vx_error *err);
+#define VX_FILTER_DEPTH 1000u
+
+void vx_filter_free(vx_filter *filter); /* NULL is fine */
+
+/* out[i] = 1 if labels[i] is in the set, else 0. */
+void vx_filter_test(const vx_filter *filter, const vx_label *labels, size_t n, uint8_t *out);
+
+/* What a search is limited to. */
+typedef struct vx_where {
+    vx_filter *const *filters; /* of all queries, or one for each; NULL in it: no filter */
+    size_t n_filters;          /* 0, 1 or the number of queries                 */
+    double max_distance;       /* INFINITY: none; what is farther is left out   */
+} vx_where;
+
+/* vx_index_search, limited: each row of the result ends in VX_NO_LABEL / +INFINITY where
+ * fewer than k rows are allowed.  A filter is asked for its labels in the index once a
+ * search, not once a row on the way. */
+vx_status vx_index_search_where(vx_index *index, const float *queries, size_t n,
+                                const vx_search_params *params, const vx_where *where,
+                                const vx_run *run, vx_label *out_labels, float *out_dists,
+                                vx_error *err);
+
+/* All rows at most `where->max_distance` from each query, by rising distance, ties by label:
+ * by a walk, which may miss some, or (params->exact) none; params->k is not used.  *out
+ * holds them until vx_range_free. */
+typedef struct vx_range vx_range;
+vx_status vx_index_range_search(vx_index *index, const float *queries, size_t n,
+                                const vx_search_params *params, const vx_where *where,
+                                const vx_run *run, vx_range **out, vx_error *err);
+
+/* Fill out_lims (n + 1): the rows of query i are lims[i] .. lims[i+1]-1 of vx_range_take. */
+void vx_range_lims(const vx_range *range, int64_t *out_lims);
+void vx_range_take(const vx_range *range, vx_label *out_labels, float *out_dists);
+void vx_range_free(vx_range *range); /* NULL is fine */
+
+/* The k rows nearest to each of n rows of the index, named by label, itself not among
+ * them: as vx_index_search, but a walk begins at the row.  `unseen`: as if the row were not
+ * in the index: by the entry, and never through it.  VX_E_LABEL: a label is not there;
+ * under VX_MISSING_IGNORE it has no neighbours. */
+vx_status vx_index_search_rows(vx_index *index, const vx_label *labels, size_t n,
+                               const vx_search_params *params, int unseen,
+                               vx_on_missing on_missing, const vx_run *run,
+                               vx_label *out_labels, float *out_dists, vx_error *err);
+
+/* Labels of up to n rows, spread evenly, that may be searched for as unseen: they are on
+ * layer 0 alone, and no other row equals them. */
+vx_status vx_index_sample(vx_index *index, size_t n, vx_label *out, size_t *out_n, vx_error *err);
+
+/* Copy the rows of n labels into out_rows, n x dim of the index's dtype, of float32 where
+ * that is bfloat16.  VX_E_LABEL, with err->row and err->value, if one is not there. */
 vx_status vx_index_get(vx_index *index, const vx_label *labels, size_t n,
-                       float *out_rows, vx_error *err);
+                       void *out_rows, vx_error *err);
 
 /* out_found[i] = 1 if labels[i] is in the index, else 0. */
 vx_status vx_index_contains(vx_index *index, const vx_label *labels, size_t n,
@@ -300,6 +387,19 @@ vx_status vx_index_load(const char *path, const vx_load_options *options, const 
 vx_status vx_index_load_memory(const void *data, size_t n, int verify, const vx_run *run,
                                vx_index **out, vx_error *err);
 
+/* Bytes that a binding keeps with an index, for itself: they are saved and loaded with it
+ * and mean nothing here.  0 bytes: none.  Of a read-only index they can be set as well. */
+typedef enum vx_note {
+    VX_NOTE_TUNED = 0, /* recall that was measured; a reader may do without it     */
+    VX_NOTE_NAMES = 1, /* what ids are called; a reader may not                    */
+    VX_N_NOTES
+} vx_note;
+vx_status vx_index_set_note(vx_index *index, vx_note note, const void *data, size_t n,
+                            const vx_run *run, vx_error *err);
+/* How many bytes there are, and they themselves where `cap` holds them. */
+vx_status vx_index_note(vx_index *index, vx_note note, void *out, size_t cap, size_t *out_n,
+                        const vx_run *run, vx_error *err);
+
 int vx_index_is_read_only(const vx_index *index);
 
 /* Read in what is mapped; nothing if nothing is. */
@@ -332,13 +432,15 @@ vx_status vx_index_inspect(const char *path, vx_file_info *out, vx_error *err);
 
 /* ---- for tests only ------------------------------------------------------ */
 
-/* Distances at a named level, whatever level is in use.  one-to-one: a[i] to
- * b[i], n of each.  one-to-many: one query `a` to the n rows of b, through the
- * slot-list kernel.  VX_E_ARG if this CPU cannot run the level. */
-vx_status vx_test_pairs(const char *level, vx_metric metric, const float *a,
+/* Distances at a named level, whatever level is in use, of rows stored as dtype.
+ * one-to-one: row a[i] to row b[i], n of each.  one-to-many: one query `a` to the n rows
+ * of b, through the slot-list kernel; as a row, or as float32.  VX_E_ARG if this CPU
+ * cannot run the level. */
+vx_status vx_test_pairs(const char *level, vx_metric metric, vx_dtype dtype, const float *a,
                         const float *b, size_t n, size_t dim, float *out, vx_error *err);
-vx_status vx_test_many(const char *level, vx_metric metric, const float *a,
-                       const float *b, size_t n, size_t dim, float *out, vx_error *err);
+vx_status vx_test_many(const char *level, vx_metric metric, vx_dtype dtype, int by_row,
+                       const float *a, const float *b, size_t n, size_t dim, float *out,
+                       vx_error *err);
 
 /* Let the n-th allocation from now fail, once; 0: none. */
 void vx_test_fail_alloc(uint64_t nth);

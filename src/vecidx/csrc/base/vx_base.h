@@ -82,6 +82,21 @@ VX_INLINE unsigned vx_lowest_bit(uint32_t x)
 #endif
 }
 
+VX_INLINE unsigned vx_lowest_bit_64(uint64_t x)
+{
+    const uint32_t low = (uint32_t)x;
+    return low != 0 ? vx_lowest_bit(low) : 32 + vx_lowest_bit((uint32_t)(x >> 32));
+}
+
+/* How many bits are set. */
+VX_INLINE unsigned vx_count_bits(uint64_t x)
+{
+    x -= (x >> 1) & 0x5555555555555555u;
+    x = (x & 0x3333333333333333u) + ((x >> 2) & 0x3333333333333333u);
+    x = (x + (x >> 4)) & 0x0F0F0F0F0F0F0F0Fu;
+    return (unsigned)((x * 0x0101010101010101u) >> 56);
+}
+
 VX_INLINE size_t vx_round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 /* a * b and a + b without wrapping: false, and *out untouched, if they do not fit. */

@@ -1,4 +1,4 @@
-/* vx_half.h - IEEE half floats, where no instruction converts them. */
+/* vx_half.h - IEEE half floats and bfloat16, where no instruction converts them. */
 #ifndef VX_HALF_H
 #define VX_HALF_H
 
@@ -42,6 +42,22 @@ VX_INLINE uint16_t vx_float_half(float value)
     const uint32_t odd = bits.u >> 13 & 1;
     bits.u += 0xC8000FFFu + odd; /* rebias, round */
     return sign | (uint16_t)(bits.u >> 13);
+}
+
+/* bfloat16 is the upper half of a float32. */
+VX_INLINE float vx_bfloat_float(uint16_t value)
+{
+    union { uint32_t u; float f; } bits = {(uint32_t)value << 16};
+    return bits.f;
+}
+
+/* To the nearest, ties to even; NaN stays NaN. */
+VX_INLINE uint16_t vx_float_bfloat(float value)
+{
+    union { float f; uint32_t u; } bits = {value};
+    if ((bits.u & 0x7FFFFFFFu) > 0x7F800000u)
+        return (uint16_t)(bits.u >> 16 | 0x40u);
+    return (uint16_t)((bits.u + 0x7FFFu + (bits.u >> 16 & 1)) >> 16);
 }
 
 #endif

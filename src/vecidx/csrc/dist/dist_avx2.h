@@ -211,4 +211,76 @@ VX_INLINE uint32_t gate_32(const vx_gate *gate, const char *group, float step, f
            gate_8_avx2(_mm_unpackhi_epi16(he, hodd), factors + 24, steps, by, under) << 24;
 }
 
+/* ---- rows that are not float32: see dist_mixed.h --------------------------------- */
+
+#define MIXED VX_INLINE
+#define WIDE 8
+typedef __m256 wide;
+
+VX_INLINE wide wide_zero(void) { return _mm256_setzero_ps(); }
+VX_INLINE float wide_sum(wide a, wide b) { return sum4_avx2(fold_avx2(a, b)); }
+
+VX_INLINE wide wide_l2sq(wide acc, wide q, wide x)
+{
+    const __m256 d = _mm256_sub_ps(q, x);
+    return _mm256_fmadd_ps(d, d, acc);
+}
+
+VX_INLINE wide wide_dot(wide acc, wide q, wide x) { return _mm256_fmadd_ps(q, x, acc); }
+
+VX_INLINE __m128i load_16_avx2(const void *at) { return _mm_load_si128((const __m128i *)at); }
+VX_INLINE __m128i load_8_avx2(const void *at) { return _mm_loadl_epi64((const __m128i *)at); }
+
+VX_INLINE wide wide_f32(const float *p) { return _mm256_load_ps(p); }
+VX_INLINE wide wide_f16(const uint16_t *p) { return _mm256_cvtph_ps(load_16_avx2(p)); }
+VX_INLINE wide wide_bf16(const uint16_t *p)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_16_avx2(p)), 16));
+}
+VX_INLINE wide wide_i8(const int8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(load_8_avx2(p)));
+}
+VX_INLINE wide wide_u8(const uint8_t *p)
+{
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(load_8_avx2(p)));
+}
+
+typedef __m256i whole;
+
+VX_INLINE whole whole_zero(void) { return _mm256_setzero_si256(); }
+VX_INLINE uint32_t whole_sum(whole a) { return sum_u32_avx2(a); }
+
+VX_INLINE whole whole_i8_l2sq(whole acc, const int8_t *q, const int8_t *x)
+{
+    for (size_t i = 0; i < 64; i += 32) {
+        const __m256i a = _mm256_load_si256((const __m256i *)(const void *)(q + i));
+        const __m256i b = _mm256_load_si256((const __m256i *)(const void *)(x + i));
+        const __m256i d = _mm256_sub_epi8(_mm256_max_epi8(a, b), _mm256_min_epi8(a, b));
+        const __m256i lo = _mm256_unpacklo_epi8(d, _mm256_setzero_si256());
+        const __m256i hi = _mm256_unpackhi_epi8(d, _mm256_setzero_si256());
+        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(lo, lo));
+        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(hi, hi));
+    }
+    return acc;
+}
+
+VX_INLINE whole whole_i8_dot(whole acc, const int8_t *q, const int8_t *x)
+{
+    for (size_t i = 0; i < 64; i += 16)
+        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_cvtepi8_epi16(load_16_avx2(q + i)),
+                                                      _mm256_cvtepi8_epi16(load_16_avx2(x + i))));
+    return acc;
+}
+
+VX_INLINE whole whole_u8_dot(whole acc, const uint8_t *q, const uint8_t *x)
+{
+    for (size_t i = 0; i < 64; i += 16)
+        acc = _mm256_add_epi32(acc, _mm256_madd_epi16(_mm256_cvtepu8_epi16(load_16_avx2(q + i)),
+                                                      _mm256_cvtepu8_epi16(load_16_avx2(x + i))));
+    return acc;
+}
+
+#include "dist_mixed.h"
+
 #endif

@@ -272,4 +272,81 @@ VX_INLINE uint32_t gate_32(const vx_gate *gate, const char *group, float step, f
                           under) << 16;
 }
 
+/* ---- rows that are not float32: see dist_mixed.h --------------------------------- */
+
+#define MIXED VX_INLINE
+#define WIDE 16
+typedef __m512 wide;
+
+VX_INLINE wide wide_zero(void) { return _mm512_setzero_ps(); }
+VX_INLINE float wide_sum(wide a, wide b) { return sum4_avx512(fold_avx512(a, b)); }
+
+VX_INLINE wide wide_l2sq(wide acc, wide q, wide x)
+{
+    const __m512 d = _mm512_sub_ps(q, x);
+    return _mm512_fmadd_ps(d, d, acc);
+}
+
+VX_INLINE wide wide_dot(wide acc, wide q, wide x) { return _mm512_fmadd_ps(q, x, acc); }
+
+VX_INLINE __m256i load_32_avx512(const void *at) { return _mm256_load_si256((const __m256i *)at); }
+VX_INLINE __m128i load_16_avx512(const void *at) { return _mm_load_si128((const __m128i *)at); }
+
+VX_INLINE wide wide_f32(const float *p) { return _mm512_load_ps(p); }
+VX_INLINE wide wide_f16(const uint16_t *p) { return _mm512_cvtph_ps(load_32_avx512(p)); }
+VX_INLINE wide wide_bf16(const uint16_t *p)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(load_32_avx512(p)), 16));
+}
+VX_INLINE wide wide_i8(const int8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(load_16_avx512(p)));
+}
+VX_INLINE wide wide_u8(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(load_16_avx512(p)));
+}
+
+typedef __m512i whole;
+
+VX_INLINE whole whole_zero(void) { return _mm512_setzero_si512(); }
+VX_INLINE uint32_t whole_sum(whole a) { return sum_u32_avx512(a); }
+
+VX_INLINE whole whole_i8_l2sq(whole acc, const int8_t *q, const int8_t *x)
+{
+    const __m512i a = _mm512_load_si512(q), b = _mm512_load_si512(x);
+    const __m512i d = _mm512_sub_epi8(_mm512_max_epi8(a, b), _mm512_min_epi8(a, b));
+    acc = step_square_avx512(acc, _mm512_unpacklo_epi8(d, _mm512_setzero_si512()));
+    return step_square_avx512(acc, _mm512_unpackhi_epi8(d, _mm512_setzero_si512()));
+}
+
+/* Products of 16-bit numbers, added in pairs.  (VPDPBUSD takes twice as many bytes, but
+ * one side of it has to be signed and the other not.) */
+VX_INLINE __m512i step_product_avx512(__m512i acc, __m512i a, __m512i b)
+{
+#ifdef VX_HAS_VNNI
+    return _mm512_dpwssd_epi32(acc, a, b);
+#else
+    return _mm512_add_epi32(acc, _mm512_madd_epi16(a, b));
+#endif
+}
+
+VX_INLINE whole whole_i8_dot(whole acc, const int8_t *q, const int8_t *x)
+{
+    for (size_t i = 0; i < 64; i += 32)
+        acc = step_product_avx512(acc, _mm512_cvtepi8_epi16(load_32_avx512(q + i)),
+                                  _mm512_cvtepi8_epi16(load_32_avx512(x + i)));
+    return acc;
+}
+
+VX_INLINE whole whole_u8_dot(whole acc, const uint8_t *q, const uint8_t *x)
+{
+    for (size_t i = 0; i < 64; i += 32)
+        acc = step_product_avx512(acc, _mm512_cvtepu8_epi16(load_32_avx512(q + i)),
+                                  _mm512_cvtepu8_epi16(load_32_avx512(x + i)));
+    return acc;
+}
+
+#include "dist_mixed.h"
+
 #endif

@@ -39,7 +39,7 @@ enum { AVX, F16C, FMA, AVX2, BMI2, F, BW, DQ, VL, VNNI };
 enum { NO_STATE, YMM_STATE, ZMM_STATE };
 
 #define BIT(feature) (1u << (feature))
-#define NEED_AVX2 (BIT(AVX) | BIT(AVX2) | BIT(FMA))
+#define NEED_AVX2 (BIT(AVX) | BIT(AVX2) | BIT(FMA) | BIT(F16C))
 #define NEED_AVX512 (NEED_AVX2 | BIT(F) | BIT(BW) | BIT(DQ) | BIT(VL))
 
 /* Features a level needs, by vx_level; a level of another architecture never runs. */

@@ -167,4 +167,90 @@ VX_INLINE uint32_t gate_32(const vx_gate *gate, const char *group, float step, f
     return passed;
 }
 
+/* ---- rows that are not float32: see dist_mixed.h --------------------------------- */
+
+#define MIXED VX_INLINE
+#define WIDE 8
+typedef float32x4x2_t wide;
+
+VX_INLINE wide wide_of(float32x4_t lo, float32x4_t hi) { return (wide){{lo, hi}}; }
+VX_INLINE wide wide_zero(void) { return wide_of(vdupq_n_f32(0), vdupq_n_f32(0)); }
+VX_INLINE float wide_sum(wide a, wide b)
+{
+    return sum16_neon(a.val[0], a.val[1], b.val[0], b.val[1]);
+}
+
+VX_INLINE wide wide_l2sq(wide acc, wide q, wide x)
+{
+    const float32x4_t d = vsubq_f32(q.val[0], x.val[0]), e = vsubq_f32(q.val[1], x.val[1]);
+    return wide_of(vfmaq_f32(acc.val[0], d, d), vfmaq_f32(acc.val[1], e, e));
+}
+
+VX_INLINE wide wide_dot(wide acc, wide q, wide x)
+{
+    return wide_of(vfmaq_f32(acc.val[0], q.val[0], x.val[0]),
+                   vfmaq_f32(acc.val[1], q.val[1], x.val[1]));
+}
+
+VX_INLINE wide wide_f32(const float *p) { return wide_of(vld1q_f32(p), vld1q_f32(p + 4)); }
+VX_INLINE wide wide_f16(const uint16_t *p)
+{
+    const float16x8_t x = vreinterpretq_f16_u16(vld1q_u16(p));
+    return wide_of(vcvt_f32_f16(vget_low_f16(x)), vcvt_high_f32_f16(x));
+}
+VX_INLINE wide wide_bf16(const uint16_t *p)
+{
+    const uint16x8_t x = vld1q_u16(p);
+    return wide_of(vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(x), 16)),
+                   vreinterpretq_f32_u32(vshll_high_n_u16(x, 16)));
+}
+VX_INLINE wide wide_i8(const int8_t *p)
+{
+    const int16x8_t x = vmovl_s8(vld1_s8(p));
+    return wide_of(vcvtq_f32_s32(vmovl_s16(vget_low_s16(x))), vcvtq_f32_s32(vmovl_high_s16(x)));
+}
+VX_INLINE wide wide_u8(const uint8_t *p)
+{
+    const uint16x8_t x = vmovl_u8(vld1_u8(p));
+    return wide_of(vcvtq_f32_u32(vmovl_u16(vget_low_u16(x))), vcvtq_f32_u32(vmovl_high_u16(x)));
+}
+
+typedef uint32x4_t whole;
+
+VX_INLINE whole whole_zero(void) { return vdupq_n_u32(0); }
+VX_INLINE uint32_t whole_sum(whole a) { return vaddvq_u32(a); }
+
+VX_INLINE whole whole_i8_l2sq(whole acc, const int8_t *q, const int8_t *x)
+{
+    for (size_t i = 0; i < 64; i += 16) {
+        const uint8x16_t d = vreinterpretq_u8_s8(vabdq_s8(vld1q_s8(q + i), vld1q_s8(x + i)));
+        acc = vpadalq_u16(acc, vmull_u8(vget_low_u8(d), vget_low_u8(d)));
+        acc = vpadalq_u16(acc, vmull_high_u8(d, d));
+    }
+    return acc;
+}
+
+VX_INLINE whole whole_i8_dot(whole acc, const int8_t *q, const int8_t *x)
+{
+    int32x4_t sum = vreinterpretq_s32_u32(acc);
+    for (size_t i = 0; i < 64; i += 16) {
+        const int8x16_t a = vld1q_s8(q + i), b = vld1q_s8(x + i);
+        sum = vpadalq_s16(sum, vmull_s8(vget_low_s8(a), vget_low_s8(b)));
+        sum = vpadalq_s16(sum, vmull_high_s8(a, b));
+    }
+    return vreinterpretq_u32_s32(sum);
+}
+
+VX_INLINE whole whole_u8_dot(whole acc, const uint8_t *q, const uint8_t *x)
+{
+    for (size_t i = 0; i < 64; i += 16) {
+        const uint8x16_t a = vld1q_u8(q + i), b = vld1q_u8(x + i);
+        acc = vpadalq_u16(acc, vmull_u8(vget_low_u8(a), vget_low_u8(b)));
+        acc = vpadalq_u16(acc, vmull_high_u8(a, b));
+    }
+    return acc;
+}
+
+#include "dist_mixed.h"
+
 #endif

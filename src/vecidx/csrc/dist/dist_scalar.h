@@ -135,4 +135,95 @@ VX_INLINE uint32_t gate_32(const vx_gate *gate, const char *group, float step, f
     return passed;
 }
 
+/* ---- rows that are not float32: see dist_mixed.h --------------------------------- */
+
+#define MIXED static VX_NOINLINE /* inlined they take 300 KB */
+#define WIDE 8
+typedef struct wide {
+    float v[WIDE];
+} wide;
+
+VX_INLINE wide wide_zero(void) { return (wide){{0}}; }
+
+VX_INLINE float wide_sum(wide a, wide b)
+{
+    float acc[16];
+    for (int i = 0; i < WIDE; i++) {
+        acc[i] = a.v[i];
+        acc[i + WIDE] = b.v[i];
+    }
+    return sum16_scalar(acc);
+}
+
+VX_INLINE wide wide_l2sq(wide acc, wide q, wide x)
+{
+    for (int i = 0; i < WIDE; i++)
+        acc.v[i] += (q.v[i] - x.v[i]) * (q.v[i] - x.v[i]);
+    return acc;
+}
+
+VX_INLINE wide wide_dot(wide acc, wide q, wide x)
+{
+    for (int i = 0; i < WIDE; i++)
+        acc.v[i] += q.v[i] * x.v[i];
+    return acc;
+}
+
+#define WIDE_LOAD(name, type, value) \
+    MIXED wide name(const type *p) \
+    { \
+        wide x; \
+        for (int i = 0; i < WIDE; i++) \
+            x.v[i] = value(p[i]); \
+        return x; \
+    }
+WIDE_LOAD(wide_f32, float, (float))
+WIDE_LOAD(wide_f16, uint16_t, vx_half_float)
+WIDE_LOAD(wide_bf16, uint16_t, vx_bfloat_float)
+WIDE_LOAD(wide_i8, int8_t, (float))
+WIDE_LOAD(wide_u8, uint8_t, (float))
+#undef WIDE_LOAD
+
+typedef struct whole {
+    uint32_t v[16];
+} whole;
+
+VX_INLINE whole whole_zero(void) { return (whole){{0}}; }
+
+VX_INLINE uint32_t whole_sum(whole a)
+{
+    uint32_t sum = 0;
+    for (int j = 0; j < 16; j++)
+        sum += a.v[j];
+    return sum;
+}
+
+VX_INLINE whole whole_i8_l2sq(whole acc, const int8_t *q, const int8_t *x)
+{
+    for (int i = 0; i < 64; i += 16)
+        for (int j = 0; j < 16; j++) {
+            const int d = q[i + j] - x[i + j];
+            acc.v[j] += (uint32_t)(d * d);
+        }
+    return acc;
+}
+
+VX_INLINE whole whole_i8_dot(whole acc, const int8_t *q, const int8_t *x)
+{
+    for (int i = 0; i < 64; i += 16)
+        for (int j = 0; j < 16; j++)
+            acc.v[j] += (uint32_t)(q[i + j] * x[i + j]);
+    return acc;
+}
+
+VX_INLINE whole whole_u8_dot(whole acc, const uint8_t *q, const uint8_t *x)
+{
+    for (int i = 0; i < 64; i += 16)
+        for (int j = 0; j < 16; j++)
+            acc.v[j] += (uint32_t)(q[i + j] * x[i + j]);
+    return acc;
+}
+
+#include "dist_mixed.h"
+
 #endif

@@ -4,6 +4,8 @@
 
 #include "hnsw_graph.h"
 #include "hnsw_ctx.h"
+#include "hnsw_filter.h"
+#include "hnsw_ops.h"
 
 /* ---- hnsw_search.c ---------------------------------------------------- */
 
@@ -13,6 +15,9 @@ typedef struct vx_effort {
     size_t pool;   /* candidates kept; 0: compare with every row               */
     size_t kth;    /* vx_gated                                                 */
     float reach;
+    const vx_allowed *allowed; /* NULL: every row that the snapshot sees        */
+    bool hops;     /* among them, by vx_metric_ops.filtered ...                  */
+    uint32_t ahead;
 } vx_effort;
 
 /* What k and ef mean for a view that holds n_live rows to return.  A plain walk keeps
@@ -21,6 +26,9 @@ typedef struct vx_effort {
  * few for an easy query, more for a hard one. */
 vx_effort vx_graph_effort(const vx_view *view, const vx_snapshot *now, size_t k, size_t ef,
                           uint64_t n_live);
+
+/* Codes that a query of k rows compares again by their vectors. */
+size_t vx_rerank_depth(size_t k);
 
 /* Measure view->local_dim, which vx_graph_effort needs.  Writer only; false: no memory. */
 bool vx_graph_calibrate(vx_graph *graph, vx_view *view, vx_ctx *ctx);
@@ -37,10 +45,40 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
 #define VX_SCAN_QUERIES 16u
 
 /* As vx_graph_search, but comparing with every row: exact.  Several queries
- * share one pass over the rows.  `queries` are padded to row_floats. */
+ * share one pass over the rows. */
 void vx_graph_scan(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
-                   const float *queries, size_t n_queries, size_t k, const vx_halt *halt,
+                   const vx_query *queries, size_t n_queries, size_t k, const vx_halt *halt,
                    vx_label *out_labels, float *out_dists);
+
+/* ---- hnsw_filter.c ------------------------------------------------------ */
+
+/* How to search among allowed rows, out of n_live: as vx_graph_effort.  vx_graph_search
+ * then takes allowed->now for its snapshot. */
+vx_effort vx_graph_effort_allowed(const vx_view *view, const vx_allowed *allowed, size_t k,
+                                  size_t ef, uint64_t n_live);
+
+/* Entry points of a walk among allowed rows, into ctx->pool: the nearest seeds, and where
+ * a descent ended, if that is allowed. */
+void vx_graph_seed(const vx_space *space, const void *query, const vx_allowed *allowed,
+                   vx_key descended, vx_ctx *ctx);
+
+/* Is the k-th of the rows that such a walk found much nearer than allowed rows in general?
+ * Else they are not to be relied on. */
+bool vx_graph_stands_out(const vx_graph *graph, const vx_view *view, const vx_ctx *ctx,
+                         const vx_allowed *allowed, size_t k, float kth_dist);
+
+/* Where such a walk found too few for one query, or none to rely on, by the next surer way. */
+void vx_graph_retry(const vx_graph *graph, const vx_view *view, vx_ctx *ctx,
+                    const vx_effort *effort, const vx_halt *halt, vx_label *out_labels,
+                    float *out_dists);
+
+/* The next allowed slots from *at on (0 at first), at most `room`: how many. */
+uint32_t vx_allowed_next(const vx_allowed *allowed, uint32_t *at, vx_slot *out, uint32_t room);
+
+/* As vx_graph_scan, among allowed rows. */
+void vx_graph_scan_allowed(const vx_graph *graph, const vx_view *view, const vx_allowed *allowed,
+                           const vx_query *queries, size_t n_queries, size_t k,
+                           const vx_halt *halt, vx_label *out_labels, float *out_dists);
 
 /* ---- hnsw_insert.c ----------------------------------------------------- */
 

@@ -94,7 +94,7 @@ static vx_status check_chain(const vx_view *view, uint32_t n, vx_slot node, uint
          slot = vx_view_next_twin(view, slot)) {
         if (slot >= n || !vx_view_is_twin(view, slot) || seen[slot] != 0 ||
             memcmp(vx_view_vector(view, slot), vx_view_vector(view, node),
-                   view->row_floats * sizeof(float)) != 0)
+                   view->form.row_bytes) != 0)
             return vx_fail(err, VX_E_STATE, "slot %u: its chain of equal rows is broken at %u",
                            node, slot);
         seen[slot] = node + 1;

@@ -26,7 +26,8 @@ struct compact {
 static void copy_codes(vx_view *to, vx_slot slot, const vx_view *from, vx_slot old)
 {
     const size_t bytes = to->codec->row_bytes;
-    memcpy(to->codes + slot * bytes, from->codes + old * bytes, bytes);
+    if (to->has_codes)
+        memcpy(to->codes + slot * bytes, from->codes + old * bytes, bytes);
     if (to->codec->has_ranks)
         memcpy(to->ranks + (size_t)slot * VX_RANK_BYTES, from->ranks + (size_t)old * VX_RANK_BYTES,
                VX_RANK_BYTES);
@@ -48,8 +49,7 @@ static void copy_piece(void *arg, size_t begin, size_t end, unsigned who)
     vx_step_at(VX_STEP_COPY);
     for (size_t i = begin; i < end; i++) {
         const vx_slot slot = (vx_slot)i, old = c->old_of[i];
-        memcpy(to->vectors + (size_t)slot * to->row_floats, vx_view_vector(from, old),
-               to->row_floats * sizeof *to->vectors);
+        memcpy(vx_view_vector(to, slot), vx_view_vector(from, old), to->form.row_bytes);
         to->labels[slot] = from->labels[old];
         if (to->codec != NULL)
             copy_codes(to, slot, from, old);

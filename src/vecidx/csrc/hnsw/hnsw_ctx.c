@@ -20,17 +20,20 @@ static vx_ctx *take_free(vx_graph *graph)
         return NULL;
     /* Sizes that depend on parameters only are taken here, once.  One row's worth
      * beyond VX_TOUCHED, and four more that a group of four may write. */
-    ctx->query = vx_zalloc(graph->row_floats, sizeof *ctx->query);
+    ctx->query = vx_zalloc(graph->form.query_floats, sizeof *ctx->query);
+    ctx->row = vx_zalloc(graph->form.row_bytes, 1);
     ctx->touched = vx_alloc(VX_TOUCHED + VX_MAX_ROW_LINKS + 4, sizeof *ctx->touched);
     ctx->dists = vx_alloc(VX_MAX_ROW_LINKS + 4, sizeof *ctx->dists);
-    if (ctx->query == NULL || ctx->touched == NULL || ctx->dists == NULL) {
+    if (ctx->query == NULL || ctx->row == NULL || ctx->touched == NULL || ctx->dists == NULL) {
         vx_free(ctx->query);
+        vx_free(ctx->row);
         vx_free(ctx->touched);
         vx_free(ctx->dists);
         vx_free(ctx);
         return NULL;
     }
-    atomic_init(&ctx->bytes, sizeof *ctx + graph->row_floats * sizeof *ctx->query +
+    atomic_init(&ctx->bytes, sizeof *ctx + graph->form.query_floats * sizeof *ctx->query +
+                                 graph->form.row_bytes +
                                  (VX_TOUCHED + 2 * VX_MAX_ROW_LINKS) * sizeof *ctx->touched);
     atomic_init(&ctx->busy, true);
     ctx->next = atomic_load(&graph->contexts);
@@ -54,6 +57,8 @@ vx_ctx *vx_ctx_take(vx_graph *graph, vx_view **out_view)
     vx_ctx *ctx = take_free(graph);
     if (ctx != NULL) {
         ctx->thread = vx_this_thread();
+        ctx->from = VX_NO_ENTRY;
+        ctx->hidden = VX_NO_SLOT;
         enter_epoch(graph, ctx, out_view);
     }
     return ctx;
@@ -197,6 +202,7 @@ void vx_ctx_free_all(vx_graph *graph)
     while (ctx != NULL) {
         vx_ctx *next = ctx->next;
         vx_free(ctx->query);
+        vx_free(ctx->row);
         vx_free(ctx->code);
         vx_free(ctx->rank_code);
         vx_free(ctx->gate);

@@ -44,7 +44,9 @@ typedef struct vx_ctx {
     bool is_spent;             /* not to be taken again: vx_ctx_after_fork     */
 
     /* Everything below belongs to whoever holds the context. */
-    float *query;        /* row_floats, padded with zeros                       */
+    float *query;        /* form.query_floats, padded with zeros                */
+    void *row;           /* the query as a row of whole numbers ...             */
+    bool has_row;        /* ... if it is one (vx_form_whole_row)                */
     uint8_t *code;       /* of the query, where the graph is quantised          */
     size_t code_room;
     uint8_t *rank_code;  /* VX_RANK_COORDS: its side of rank codes              */
@@ -56,6 +58,10 @@ typedef struct vx_ctx {
     vx_key *pool;        /* candidates, rising; room for pool_room + 1          */
     size_t pool_room, n_pool;
     float *dists;        /* of one row's links                                  */
+
+    /* How a row of the index is searched for; none of it unless set. */
+    uint64_t from;       /* where to begin, instead of the snapshot's entry     */
+    vx_slot hidden;      /* a node that the walk passes over; below now->n      */
 } vx_ctx;
 
 /* Walks that take turns at most: of those of a batch, one computes while rows of the

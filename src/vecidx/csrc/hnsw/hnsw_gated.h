@@ -23,6 +23,8 @@ typedef struct gated_state {
     uint32_t n;
     float reach, bound; /* bound: beyond it nothing is of use */
     float per_code;     /* coordinates per unit of distance   */
+    float edge_unit;    /* squared distance that is 1 in an edge's factors */
+    const vx_space *space;
     bool done;
 } gated_state;
 
@@ -54,6 +56,7 @@ VX_INLINE void gated_start(gated_state *s, const vx_space *space, const vx_view 
 {
     vx_ctx *ctx = walk->ctx;
     *s = (gated_state){.view = view, .ctx = ctx, .query = walk->query, .rows = space->rows};
+    s->space = space;
     s->row_bytes = space->row_bytes;
     s->ef = walk->ef;
     s->kth = walk->kth;
@@ -61,6 +64,11 @@ VX_INLINE void gated_start(gated_state *s, const vx_space *space, const vx_view 
     s->n = walk->n;
     s->n_pool = ctx->n_pool;
     s->per_code = kind == VX_KIND_U4_L2SQ ? 1.0f : view->codec->coords_per_code;
+    s->edge_unit = view->codec->edge_unit;
+    if (kind == VX_KIND_ANY) { /* vectors, which have a unit of their own */
+        s->per_code /= sqrtf(vx_ranks_unit(view));
+        s->edge_unit *= vx_ranks_unit(view);
+    }
     for (size_t i = 0; i < s->n_pool; i++) {
         const vx_slot slot = vx_key_slot(ctx->pool[i]);
         ctx->visited[slot >> 6] |= (uint64_t)1 << (slot & 63);
@@ -82,7 +90,6 @@ VX_RACY uint32_t VX_NAMED(gate)(const vx_gate *gate, const char *group, float st
 VX_INLINE void gated_open(gated_state *s)
 {
     const vx_view *view = s->view;
-    const vx_codec *codec = view->codec;
     vx_ctx *ctx = s->ctx;
     const vx_key here = ctx->pool[s->cursor];
     const float base = vx_key_dist(here);
@@ -94,7 +101,7 @@ VX_INLINE void gated_open(gated_state *s)
     const float step = gate->step / VX_SKETCH_B_SCALE;
     const float shift =
         (gate->low + GATE_SLACK * sqrtf(base) * s->per_code) / VX_SKETCH_B_SCALE;
-    const float limit = (s->bound - base) / codec->edge_unit;
+    const float limit = (s->bound - base) / s->edge_unit;
     vx_slot *fresh = ctx->touched + (ctx->n_touched < VX_TOUCHED ? ctx->n_touched : VX_TOUCHED);
     size_t n_fresh = 0;
     for (uint32_t g = 0; g < view->n_groups; g++) {
@@ -139,7 +146,14 @@ VX_INLINE void gated_enter(gated_state *s, vx_slot slot, float dist)
 VX_INLINE void gated_close(gated_state *s, const int kind)
 {
     size_t i = 0;
-    count_rows(s->n_fresh, s->row_bytes, kind);
+    if (kind == VX_KIND_ANY) {
+        float *dists = s->ctx->dists;
+        space_many(s->space, s->query, s->rows, s->row_bytes, s->fresh, s->n_fresh, dists, kind);
+        for (; i < s->n_fresh; i++)
+            gated_enter(s, s->fresh[i], dists[i]);
+    } else {
+        count_rows(s->n_fresh, s->row_bytes, kind);
+    }
     VX_COUNT(VX_COUNT_HOPS, 1);
     VX_COUNT(VX_COUNT_EDGES, s->view->M0);
     VX_COUNT(VX_COUNT_LINES, s->view->block_bytes / VX_LINE);
@@ -173,8 +187,7 @@ VX_INLINE void descend_in_turns(const vx_space *space, const vx_view *view, vx_g
         descents[w].best = (vx_slot)walks[w].entry;
         descents[w].layer = (unsigned)(walks[w].entry >> 32);
         descents[w].bottom = 1;
-        descents[w].dist = distance_1(walks[w].query, vx_space_row(space, descents[w].best),
-                                      space->row_bytes, kind);
+        descents[w].dist = space_one(space, walks[w].query, descents[w].best, kind);
     }
     for (bool any = true; any;) {
         any = false;
@@ -224,6 +237,8 @@ static void VX_NAMED(gated)(const vx_space *space, const vx_view *view, vx_gated
 {
     if (view->codec->has_ranks)
         gated_body(space, view, walks, n_walks, VX_KIND_U4_L2SQ);
-    else
+    else if (view->has_codes)
         gated_body(space, view, walks, n_walks, VX_KIND_U8_L2SQ);
+    else
+        gated_body(space, view, walks, n_walks, VX_KIND_ANY);
 }

@@ -20,7 +20,7 @@
 size_t vx_view_row_bytes(const vx_view *view, int plane)
 {
     switch (plane) {
-    case VX_PLANE_VECTORS: return view->row_floats * sizeof(float);
+    case VX_PLANE_VECTORS: return view->form.row_bytes;
     case VX_PLANE_LINKS: return view->block_bytes;
     case VX_PLANE_LEVELS: return sizeof(uint8_t);
     case VX_PLANE_UPPER_AT: return sizeof(uint32_t);
@@ -28,11 +28,11 @@ size_t vx_view_row_bytes(const vx_view *view, int plane)
     case VX_PLANE_BIRTHS: return sizeof(uint64_t);
     case VX_PLANE_DEATHS: return sizeof(uint64_t);
     case VX_PLANE_TWINS: return sizeof(uint32_t);
-    case VX_PLANE_CODES: return view->codec != NULL ? view->codec->row_bytes : 0;
+    case VX_PLANE_CODES: return view->has_codes ? view->codec->row_bytes : 0;
     case VX_PLANE_RANKS:
         return view->codec != NULL && view->codec->has_ranks ? VX_RANK_BYTES : 0;
     case VX_PLANE_UPPER: return view->upper_bytes;
-    default: return view->has_norms ? sizeof(float) : 0;
+    default: return view->form.has_norms ? sizeof(float) : 0;
     }
 }
 
@@ -83,7 +83,7 @@ static vx_status reserve_planes(vx_view *view, uint32_t rows, uint32_t upper, vx
 
 static void set_bases(vx_view *view)
 {
-    view->vectors = (float *)(void *)view->planes[VX_PLANE_VECTORS].base;
+    view->vectors = view->planes[VX_PLANE_VECTORS].base;
     view->links = view->planes[VX_PLANE_LINKS].base;
     view->levels = (uint8_t *)view->planes[VX_PLANE_LEVELS].base;
     view->upper_at = (uint32_t *)(void *)view->planes[VX_PLANE_UPPER_AT].base;
@@ -98,6 +98,12 @@ static void set_bases(vx_view *view)
     view->upper = view->planes[VX_PLANE_UPPER].base;
 }
 
+bool vx_keeps_codes(const vx_params *params, const vx_codec *codec)
+{
+    return params->dtype == VX_F32 || codec->n_sketch == 0 ||
+           (params->metric == VX_IP && !codec->has_ranks);
+}
+
 /* A view without planes. */
 static vx_view *bare_view(const vx_params *params, const vx_codec *codec)
 {
@@ -105,9 +111,10 @@ static vx_view *bare_view(const vx_params *params, const vx_codec *codec)
     if (view == NULL)
         return NULL;
     view->codec = codec;
+    view->has_codes = codec != NULL && vx_keeps_codes(params, codec);
+    view->form = vx_form_of(params);
     view->M = params->M;
     view->M0 = 2 * params->M;
-    view->row_floats = vx_round_up(params->dim, 16);
     view->block_bytes = view->group_at = vx_round_up(view->M0 * sizeof(vx_link), VX_LINE);
     if (codec != NULL && codec->n_sketch > 0) {
         view->n_groups = (view->M0 + VX_GATE_EDGES - 1) / VX_GATE_EDGES;
@@ -115,7 +122,6 @@ static vx_view *bare_view(const vx_params *params, const vx_codec *codec)
         view->block_bytes += view->n_groups * view->group_bytes;
     }
     view->upper_bytes = vx_round_up(view->M * sizeof(vx_link), VX_LINE);
-    view->has_norms = params->metric == VX_COSINE;
     atomic_init(&view->entry, VX_NO_ENTRY);
     return view;
 }
@@ -130,7 +136,7 @@ static vx_status new_view(const vx_params *params, const vx_codec *codec, uint64
         return vx_fail_nomem(err, "an index");
 
     size_t each = 64; /* labels, births and the like */
-    each += view->row_floats * sizeof(float) + view->block_bytes;
+    each += view->form.row_bytes + view->block_bytes;
     each += vx_view_row_bytes(view, VX_PLANE_CODES) + vx_view_row_bytes(view, VX_PLANE_RANKS);
     const size_t budget = vx_plane_budget();
     uint64_t roomy = SMALL_VIEW_ROWS;
@@ -169,7 +175,7 @@ vx_status vx_graph_init(vx_graph *graph, const vx_params *params, vx_error *err)
 {
     memset(graph, 0, sizeof *graph);
     graph->params = *params;
-    graph->row_floats = vx_round_up(params->dim, 16);
+    graph->form = vx_form_of(params);
     vx_view *view = NULL;
     const vx_status st = new_view(params, NULL, params->capacity, 0, &view, err);
     if (st == VX_OK)
@@ -350,17 +356,22 @@ struct encoding {
     const vx_view *view;
     const vx_slot *slots; /* NULL: all from 0 on */
     vx_coords_fn coords;
+    char *scratch;        /* of each thread: a row as floats, then its code      */
+    size_t scratch_bytes;
 };
 
 static void encode_piece(void *arg, size_t begin, size_t end, unsigned who)
 {
     const struct encoding *e = arg;
     const vx_view *view = e->view;
-    (void)who;
+    char *mine = e->scratch != NULL ? e->scratch + who * e->scratch_bytes : NULL;
     for (size_t i = begin; i < end; i++) {
         const size_t slot = e->slots != NULL ? e->slots[i] : i;
-        uint8_t *code = view->codes + slot * view->codec->row_bytes;
-        (void)vx_codec_encode(view->codec, vx_view_vector(view, (vx_slot)slot), false, code);
+        const float *row = vx_view_floats(view, (vx_slot)slot, (float *)(void *)mine);
+        uint8_t *code = view->has_codes
+                            ? view->codes + slot * view->codec->row_bytes
+                            : (uint8_t *)mine + view->form.query_floats * sizeof *row;
+        (void)vx_codec_encode(view->codec, row, false, code);
         if (view->codec->has_ranks) {
             int16_t coords[VX_RANK_COORDS];
             vx_codec_coords(view->codec, e->coords, code, coords);
@@ -373,8 +384,21 @@ static void encode_piece(void *arg, size_t begin, size_t end, unsigned who)
 
 static vx_status encode(const vx_view *view, const vx_slot *slots, size_t n, const vx_run *run)
 {
-    struct encoding e = {view, slots, vx_ops_of(vx_level_active())->coords};
-    return vx_pool_run(n, ENCODE_GRAIN, run, 0, 0, encode_piece, &e);
+    struct encoding e = {.view = view, .slots = slots,
+                         .coords = vx_ops_of(vx_level_active())->coords};
+    vx_run fixed = run != NULL ? *run : (vx_run){0, NULL, NULL};
+    if (!view->has_codes && !view->codec->has_ranks)
+        return VX_OK; /* there is nothing to be kept */
+    fixed.num_threads = vx_pool_width(run);
+    if (view->form.dtype != VX_F32) {
+        e.scratch_bytes = view->form.query_floats * sizeof(float) + view->codec->row_bytes;
+        e.scratch = vx_alloc(fixed.num_threads, e.scratch_bytes);
+        if (e.scratch == NULL)
+            return VX_E_NOMEM;
+    }
+    const vx_status st = vx_pool_run(n, ENCODE_GRAIN, &fixed, 0, 0, encode_piece, &e);
+    vx_free(e.scratch);
+    return st;
 }
 
 vx_status vx_graph_encode(vx_graph *graph, const vx_slot *slots, size_t n, const vx_run *run)
@@ -396,7 +420,8 @@ vx_status vx_graph_quantise(vx_graph *graph, vx_codec *codec, uint64_t n_rows, u
     st = encode(quantised, NULL, n_rows, run);
     if (st != VX_OK) {
         vx_view_free(quantised);
-        return vx_fail(err, st, "interrupted");
+        return st == VX_E_NOMEM ? vx_fail_nomem(err, "training codes")
+                                : vx_fail(err, st, "interrupted");
     }
     graph->codec = codec;
     vx_graph_swap_view(graph, quantised);

@@ -44,6 +44,7 @@
 
 #include "../base/vx_base.h"
 #include "../base/vx_plane.h"
+#include "../dist/dist_form.h"
 #include "../quant/quant_codec.h"
 
 #define VX_FILLER 0x80000000u
@@ -58,16 +59,16 @@ typedef _Atomic uint32_t vx_link; /* read and written relaxed */
 #define VX_NO_ENTRY ((uint64_t)VX_NO_SLOT)
 
 enum vx_plane_name {
-    VX_PLANE_VECTORS,  /* row_floats x f32, padded with zeros to whole lines     */
+    VX_PLANE_VECTORS,  /* rows as dist_form.h has them                           */
     VX_PLANE_LINKS,    /* layer 0 blocks                                         */
     VX_PLANE_LEVELS,   /* u8: highest layer                                      */
     VX_PLANE_UPPER_AT, /* u32: the row of layer 1 in UPPER; layer l is l-1 later */
     VX_PLANE_LABELS,   /* i64                                                    */
-    VX_PLANE_NORMS,    /* f32, cosine only: length before normalising            */
+    VX_PLANE_NORMS,    /* f32, where the form has norms: length before normalising */
     VX_PLANE_BIRTHS,   /* u64, see vx_view_sees                                  */
     VX_PLANE_DEATHS,   /* u64                                                    */
     VX_PLANE_TWINS,    /* u32: 1 + the next row equal to this one; 0: none       */
-    VX_PLANE_CODES,    /* u8, where the graph is quantised (quant_codec.h)       */
+    VX_PLANE_CODES,    /* u8, where the graph is quantised (quant_codec.h); see has_codes */
     VX_PLANE_RANKS,    /* VX_RANK_BYTES, where the codec has them                */
     VX_PLANE_STALE,    /* one bit a row: its sketches await renewal              */
     VX_PLANE_UPPER,    /* link rows of the layers above 0                        */
@@ -76,20 +77,20 @@ enum vx_plane_name {
 
 typedef struct vx_view {
     /* Fixed while the view lives. */
-    float *vectors;
+    char *vectors;
     char *links;
     uint8_t *levels;
     uint32_t *upper_at;
     vx_label *labels;
     float *norms;             /* NULL also where there is no row yet            */
-    bool has_norms;           /* cosine                                         */
     _Atomic uint64_t *births, *deaths;
     _Atomic uint32_t *twins;
     uint8_t *codes, *ranks;
     _Atomic uint64_t *stale;
     char *upper;
     const vx_codec *codec; /* NULL: not quantised, or too few rows yet       */
-    size_t row_floats;  /* a multiple of 16                                  */
+    bool has_codes;     /* it has, and they are kept: else rows serve as they are */
+    vx_form form;       /* of the vectors                                    */
     size_t block_bytes; /* of a layer-0 link row                             */
     size_t upper_bytes; /* of a link row above                               */
     uint32_t M, M0;     /* links a row, above and on layer 0                 */
@@ -128,7 +129,7 @@ typedef struct vx_graves {
 
 typedef struct vx_graph {
     vx_params params;          /* fixed                                       */
-    size_t row_floats;         /* fixed; of every view                        */
+    vx_form form;              /* fixed; of every view                        */
     _Atomic(vx_view *) view;   /* never NULL                                  */
     vx_codec *codec;           /* of the current view and those retired; writer */
     uint64_t n_calibrated;     /* rows there were when local_dim was measured; writer */
@@ -197,10 +198,22 @@ uint32_t vx_view_upper_for(uint64_t rows, uint32_t M);
 /* Upper rows that slots begin .. end-1 will need. */
 uint64_t vx_graph_upper_needed(const vx_graph *graph, vx_slot begin, uint64_t end);
 
-VX_INLINE const float *vx_view_vector(const vx_view *view, vx_slot slot)
+VX_INLINE char *vx_view_vector(const vx_view *view, vx_slot slot)
 {
-    return view->vectors + (size_t)slot * view->row_floats;
+    return view->vectors + (size_t)slot * view->form.row_bytes;
 }
+
+/* The vector as float32, of unit length under cosine: itself, or in `room`, which has
+ * form.query_floats. */
+VX_INLINE const float *vx_view_floats(const vx_view *view, vx_slot slot, float *room)
+{
+    return vx_form_floats(&view->form, vx_view_vector(view, slot), room);
+}
+
+/* Are codes of such rows kept, and the graph built and walked on them?  Under "auto" not
+ * where rows are shorter than float32: they are read as they are then, for no memory
+ * more; but under ip only ranks can tell, without codes, what a sketch is to let pass. */
+bool vx_keeps_codes(const vx_params *params, const vx_codec *codec);
 
 VX_INLINE vx_link *vx_view_links(const vx_view *view, vx_slot slot, unsigned layer)
 {

@@ -52,7 +52,7 @@
  * and a batch cannot be interrupted while it is applied.  At high dimensions a
  * batch is held to 2 MiB of vectors, which stay in cache. */
 #define BATCH_ROWS VX_COPIES_ROWS
-#define BATCH_FLOATS (512u * 1024u)
+#define BATCH_BYTES (2u << 20)
 #define BATCH_MIN 16u
 
 /* Tasks of the apply stage: fixed, since it orders the work. */
@@ -632,7 +632,7 @@ vx_status vx_graph_insert(vx_graph *graph, const vx_slot *slots, size_t n, const
     const bool proves = (graph->n_unproven + n) * UNPROVEN_SHARE >= end;
     vx_reach reach = {0};
 
-    size_t rows = BATCH_FLOATS / in.view->row_floats;
+    size_t rows = BATCH_BYTES / in.view->form.row_bytes;
     rows = rows < BATCH_MIN ? BATCH_MIN : rows > BATCH_ROWS ? BATCH_ROWS : rows;
 
     size_t n_linked = 0;

@@ -9,6 +9,7 @@
 
 #include "../dist/dist.h"
 #include "hnsw_ctx.h"
+#include "hnsw_filter.h"
 
 typedef struct vx_metric_ops vx_metric_ops;
 
@@ -51,6 +52,13 @@ struct vx_metric_ops {
      * `degree` links are read. */
     void (*walk)(const vx_space *space, const void *query, const vx_view *view, uint32_t n,
                  unsigned layer, size_t ef, size_t window, uint32_t degree, vx_ctx *ctx);
+
+    /* Walk of layer 0 among allowed rows (hnsw_filtered.h), which are those in ctx->pool too.
+     * It begins at `from`, allowed or not, and at those.  So many link rows
+     * are fetched `ahead`. */
+    void (*filtered)(const vx_space *space, const void *query, const vx_view *view,
+                     const vx_allowed *allowed, vx_slot from, size_t ef, uint32_t ahead,
+                     vx_ctx *ctx);
 };
 
 /* One query of a gated walk: its context, with the gate prepared, and its side of the
@@ -71,7 +79,34 @@ enum vx_kind {
     VX_KIND_F32_IP,   /* float32, 1 - dot                                       */
     VX_KIND_U8_L2SQ,  /* unsigned bytes, squared Euclidean distance: codes      */
     VX_KIND_U4_L2SQ,  /* rank codes; a query is not packed (vx_codec_rank_query) */
-    VX_N_KINDS
+
+    /* Rows of other dtypes, one with another; those of unsigned bytes under l2 are
+     * above.  Cosine: of whole numbers, of any length; all others are unit rows. */
+    VX_KIND_F16_L2SQ,
+    VX_KIND_F16_IP,
+    VX_KIND_BF16_L2SQ,
+    VX_KIND_BF16_IP,
+    VX_KIND_I8_L2SQ,
+    VX_KIND_I8_IP,
+    VX_KIND_I8_COSINE,
+    VX_KIND_U8_IP,
+    VX_KIND_U8_COSINE,
+
+    /* A float32 query with such a row; under cosine of length 1. */
+    VX_KIND_Q_F16_L2SQ,
+    VX_KIND_Q_F16_IP,
+    VX_KIND_Q_BF16_L2SQ,
+    VX_KIND_Q_BF16_IP,
+    VX_KIND_Q_I8_L2SQ,
+    VX_KIND_Q_I8_IP,
+    VX_KIND_Q_I8_COSINE,
+    VX_KIND_Q_U8_L2SQ,
+    VX_KIND_Q_U8_IP,
+    VX_KIND_Q_U8_COSINE,
+    VX_N_KINDS,
+
+    /* To the template of the walk: whatever space->ops says, one call a hop. */
+    VX_KIND_ANY = VX_N_KINDS
 };
 
 typedef struct vx_ops {
@@ -93,13 +128,40 @@ typedef struct vx_ops {
 /* The table of a level, or NULL if this build has none. */
 const vx_ops *vx_ops_of(vx_level level);
 
-/* What the graph is walked on: codes where it has them, otherwise the vectors. */
+/* Of vectors of a dtype under a metric; for queries that are rows like them, or float32. */
+int vx_kind_of(vx_dtype dtype, vx_metric metric, bool by_row);
+
+/* What the graph is built on: codes where it has them, otherwise the vectors.  A query
+ * is a row. */
 vx_space vx_graph_space(const vx_graph *graph, const vx_view *view);
 
-/* What a gated walk measures: rank codes, or byte codes where there are none. */
+/* What a gated walk measures: rank codes, or where there are none byte codes, or the
+ * vectors: of floats by float32 queries, of whole numbers by rows. */
 vx_space vx_graph_ranks(const vx_view *view);
 
-/* The vectors as they are, under the graph's metric. */
+/* The same where there are no ranks, for queries that are rows. */
+vx_space vx_graph_measure(const vx_view *view);
+
+/* What 1 in the square of a code's distance is in the distances of these two. */
+float vx_ranks_unit(const vx_view *view);
+
+/* The vectors under the graph's metric, for float32 queries. */
 vx_space vx_graph_vectors(const vx_graph *graph, const vx_view *view);
+
+/* A query in both its forms. */
+typedef struct vx_query {
+    const float *values; /* padded; under cosine of length 1                    */
+    const void *row;     /* if it is whole numbers and so are the vectors: as they are */
+} vx_query;
+
+VX_INLINE vx_query vx_ctx_query(const vx_ctx *ctx)
+{
+    return (vx_query){ctx->query, ctx->has_row ? ctx->row : NULL};
+}
+
+/* The vectors under the graph's metric, for a query, the form of which that fits is left
+ * in *out_query. */
+vx_space vx_query_vectors(const vx_graph *graph, const vx_view *view, const vx_query *query,
+                          const void **out_query);
 
 #endif

@@ -189,10 +189,10 @@ bool vx_reconnect(const vx_space *space, const vx_view *view, uint32_t n, vx_slo
     return true;
 }
 
-static uint64_t hash_row(const float *row, size_t row_floats)
+static uint64_t hash_row(const char *row, size_t row_bytes)
 {
     uint64_t hash = 0;
-    for (size_t i = 0; i < row_floats; i += 2) {
+    for (size_t i = 0; i < row_bytes; i += sizeof hash) {
         uint64_t word;
         memcpy(&word, row + i, sizeof word);
         hash = (hash ^ word) * 0x9E3779B97F4A7C15u;
@@ -203,8 +203,7 @@ static uint64_t hash_row(const float *row, size_t row_floats)
 
 bool vx_rows_equal(const vx_view *view, vx_slot a, vx_slot b)
 {
-    return memcmp(vx_view_vector(view, a), vx_view_vector(view, b),
-                  view->row_floats * sizeof(float)) == 0;
+    return memcmp(vx_view_vector(view, a), vx_view_vector(view, b), view->form.row_bytes) == 0;
 }
 
 void vx_find_copies(const vx_view *view, const vx_slot *slots, size_t n, vx_slot *copy_of)
@@ -214,7 +213,7 @@ void vx_find_copies(const vx_view *view, const vx_slot *slots, size_t n, vx_slot
     for (size_t i = 0; i < PLACES; i++)
         table[i] = VX_NO_SLOT;
     for (size_t i = 0; i < n; i++) {
-        size_t at = hash_row(vx_view_vector(view, slots[i]), view->row_floats) % PLACES;
+        size_t at = hash_row(vx_view_vector(view, slots[i]), view->form.row_bytes) % PLACES;
         while (table[at] != VX_NO_SLOT && !vx_rows_equal(view, table[at], slots[i]))
             at = (at + 1) % PLACES;
         copy_of[i] = table[at];

@@ -8,110 +8,15 @@
 #include <string.h>
 
 #include "hnsw_algo.h"
+#include "hnsw_best.h"
+#include "hnsw_filter.h"
 #include "hnsw_ops.h"
-
-/* ---- collecting ---------------------------------------------------------- */
-
-/* The k best of what is offered, by (distance, label): sorted, rising, in the
- * caller's output arrays.  `n` are filled. */
-struct best {
-    vx_label *labels;
-    float *dists;
-    size_t n, k;
-};
-
-static bool is_before(float d1, vx_label l1, float d2, vx_label l2)
-{
-    return d1 < d2 || (d1 == d2 && l1 < l2);
-}
-
-/* What is there already is not taken again: while a twin becomes a node (mend_chains)
- * a walk may come upon it as both. */
-static void offer(struct best *best, float dist, vx_label label)
-{
-    size_t at = best->n;
-    while (at > 0 && is_before(dist, label, best->dists[at - 1], best->labels[at - 1]))
-        at--;
-    if (at == best->k || (at > 0 && best->labels[at - 1] == label && best->dists[at - 1] == dist))
-        return;
-    best->n += best->n < best->k;
-    memmove(best->dists + at + 1, best->dists + at, (best->n - 1 - at) * sizeof *best->dists);
-    memmove(best->labels + at + 1, best->labels + at, (best->n - 1 - at) * sizeof *best->labels);
-    best->dists[at] = dist;
-    best->labels[at] = label;
-}
-
-static void pad(const struct best *best)
-{
-    for (size_t i = best->n; i < best->k; i++) {
-        best->labels[i] = VX_NO_LABEL;
-        best->dists[i] = INFINITY;
-    }
-}
-
-/* A binary heap, worst on top, for k too large to insert into a sorted array. */
-static void sift_down(struct best *best, size_t at)
-{
-    for (;;) {
-        size_t worst = at;
-        for (size_t child = 2 * at + 1; child <= 2 * at + 2; child++)
-            if (child < best->n && is_before(best->dists[worst], best->labels[worst],
-                                             best->dists[child], best->labels[child]))
-                worst = child;
-        if (worst == at)
-            return;
-        const float d = best->dists[at];
-        const vx_label l = best->labels[at];
-        best->dists[at] = best->dists[worst];
-        best->labels[at] = best->labels[worst];
-        best->dists[worst] = d;
-        best->labels[worst] = l;
-        at = worst;
-    }
-}
-
-static void offer_heap(struct best *best, float dist, vx_label label)
-{
-    if (best->n < best->k) {
-        best->dists[best->n] = dist;
-        best->labels[best->n] = label;
-        best->n++;
-        if (best->n == best->k)
-            for (size_t i = best->k / 2; i-- > 0;)
-                sift_down(best, i);
-    } else if (is_before(dist, label, best->dists[0], best->labels[0])) {
-        best->dists[0] = dist;
-        best->labels[0] = label;
-        sift_down(best, 0);
-    }
-}
-
-static void sort_heap(struct best *best)
-{
-    const size_t n = best->n;
-    if (n < best->k) /* never became a heap */
-        for (size_t i = n / 2; i-- > 0;)
-            sift_down(best, i);
-    while (best->n > 1) {
-        const size_t last = best->n - 1;
-        const float d = best->dists[0];
-        const vx_label l = best->labels[0];
-        best->dists[0] = best->dists[last];
-        best->labels[0] = best->labels[last];
-        best->dists[last] = d;
-        best->labels[last] = l;
-        best->n = last;
-        sift_down(best, 0);
-    }
-    best->n = n;
-}
 
 /* ---- scan ---------------------------------------------------------------- */
 
 #define SCAN_ROWS 64u      /* rows a distance buffer holds                      */
 #define HALT_ROWS 1024u    /* rows between two questions; a multiple of SCAN_ROWS */
 #define RERANK_ROWS 64u    /* rows compared again in one go                      */
-#define SORTED_K 48u       /* up to here a sorted array beats a heap            */
 
 /* Move *at to the next row before `end` that the snapshot sees; how many follow one
  * another from there.  The others are not read: they may be being written. */
@@ -127,26 +32,10 @@ static uint32_t count_seen(const vx_view *view, const vx_snapshot *now, uint32_t
     return n;
 }
 
-static void offer_run(struct best *best, const float *dists, const vx_label *labels, uint32_t n,
-                      bool sorted)
-{
-    const size_t worst = sorted ? best->k - 1 : 0;
-    for (uint32_t i = 0; i < n; i++) {
-        if (best->n == best->k && dists[i] > best->dists[worst])
-            continue;
-        if (sorted)
-            offer(best, dists[i], labels[i]);
-        else
-            offer_heap(best, dists[i], labels[i]);
-    }
-}
-
 void vx_graph_scan(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
-                   const float *queries, size_t n_queries, size_t k, const vx_halt *halt,
-                   vx_label *out_labels, float *out_dists)
+                   const vx_query *queries, size_t n_queries, size_t k, const vx_halt *halt, vx_label *out_labels, float *out_dists)
 {
-    const vx_space space = vx_graph_vectors(graph, view);
-    const bool sorted = k <= SORTED_K;
+    const bool sorted = k <= VX_SORTED_K;
     float dists[SCAN_ROWS];
 
     struct best best[VX_SCAN_QUERIES];
@@ -160,8 +49,9 @@ void vx_graph_scan(const vx_graph *graph, const vx_view *view, const vx_snapshot
         for (uint32_t i = row; i < end;) {
             const uint32_t n = count_seen(view, now, &i, end);
             for (size_t q = 0; q < n_queries && n > 0; q++) {
-                space.ops->scan(queries + q * view->row_floats, vx_space_row(&space, i),
-                                space.row_bytes, n, dists);
+                const void *query;
+                const vx_space space = vx_query_vectors(graph, view, &queries[q], &query);
+                space.ops->scan(query, vx_space_row(&space, i), space.row_bytes, n, dists);
                 offer_run(&best[q], dists, view->labels + i, n, sorted);
             }
             i += n;
@@ -176,10 +66,11 @@ void vx_graph_scan(const vx_graph *graph, const vx_view *view, const vx_snapshot
 
 /* Offer a node and, until there is no place left for more, the rows equal to it. */
 static void offer_with_twins(struct best *best, const vx_view *view, const vx_snapshot *now,
-                             const vx_halt *halt, vx_slot node, float dist)
+                             const vx_allowed *allowed, const vx_halt *halt, vx_slot node,
+                             float dist)
 {
     uint32_t steps = 0;
-    if (vx_view_sees(view, now, node))
+    if (vx_allows(allowed, view, now, node))
         offer(best, dist, view->labels[node]);
     if (!atomic_load_explicit(&view->any_twins, memory_order_relaxed))
         return;
@@ -189,7 +80,7 @@ static void offer_with_twins(struct best *best, const vx_view *view, const vx_sn
         /* No chain is longer than the index; in a damaged mapped file it may be a ring. */
         if (++steps > now->n || (steps % HALT_ROWS == 0 && vx_halt_asked(halt)))
             return;
-        if (vx_view_sees(view, now, slot))
+        if (vx_allows(allowed, view, now, slot))
             offer(best, dist, view->labels[slot]);
     }
 }
@@ -216,7 +107,7 @@ static double gated_room(size_t ef)
 }
 
 /* Codes that a query of k rows compares again by their vectors. */
-static size_t rerank_depth(size_t k) { return k + k / 2 + 8; }
+size_t vx_rerank_depth(size_t k) { return k + k / 2 + 8; }
 
 /* Rank codes that are compared again by their byte codes before that. */
 static size_t rank_depth(size_t k, size_t ef) { return 2 * k + 20 + ef / 8; }
@@ -224,7 +115,7 @@ static size_t rank_depth(size_t k, size_t ef) { return 2 * k + 20 + ef / 8; }
 vx_effort vx_graph_effort(const vx_view *view, const vx_snapshot *now, size_t k, size_t ef,
                           uint64_t n_live)
 {
-    vx_effort effort = {k, ef, 0, k, INFINITY};
+    vx_effort effort = {.k = k, .ef = ef, .kth = k, .reach = INFINITY};
     if (scans_instead(now, ef))
         return effort;
     double factor = n_live > 0 && n_live < now->n ? (double)now->n / (double)n_live : 1;
@@ -239,7 +130,7 @@ vx_effort vx_graph_effort(const vx_view *view, const vx_snapshot *now, size_t k,
     }
     if (view->codec != NULL) { /* what is to be compared again has to be kept */
         const size_t depth = view->codec->has_ranks && view->n_groups > 0 ? rank_depth(k, ef)
-                                                                          : rerank_depth(k);
+                                                                          : vx_rerank_depth(k);
         pool = pool > (double)depth * factor ? pool : (double)depth * factor;
     }
     effort.pool = pool < (double)now->n ? (size_t)pool : now->n;
@@ -270,26 +161,38 @@ static void rerank_codes(const vx_space *codes, const uint8_t *query, vx_ctx *ct
     ctx->n_pool = depth;
 }
 
+/* May a node stand for a row that may be returned? */
+static bool shows(const vx_view *view, const vx_snapshot *now, const vx_allowed *allowed,
+                  vx_slot node)
+{
+    if (allowed != NULL)
+        return node < now->n && vx_has_bit(allowed->nodes, node);
+    return vx_view_shows(view, now, node);
+}
+
 /* Offer the nearest in the pool, whose distances are those of codes, at the distances
  * of their vectors. */
-static void rerank(const vx_space *vectors, const vx_view *view, const vx_snapshot *now,
-                   const vx_ctx *ctx, const vx_halt *halt, struct best *best)
+static void rerank(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
+                   const vx_allowed *allowed, const vx_ctx *ctx, size_t depth,
+                   const vx_halt *halt, struct best *best)
 {
-    const size_t depth = rerank_depth(best->k);
+    const void *query;
+    const vx_query both = vx_ctx_query(ctx);
+    const vx_space vectors = vx_query_vectors(graph, view, &both, &query);
     vx_slot slots[RERANK_ROWS];
     float dists[RERANK_ROWS + 4];
     size_t done = 0;
     for (size_t i = 0; i < ctx->n_pool && done < depth;) {
         size_t n = 0;
         for (; i < ctx->n_pool && n < RERANK_ROWS && done + n < depth; i++)
-            if (vx_view_shows(view, now, vx_key_slot(ctx->pool[i]))) {
+            if (shows(view, now, allowed, vx_key_slot(ctx->pool[i]))) {
                 slots[n] = vx_key_slot(ctx->pool[i]);
                 VX_PREFETCH(&view->labels[slots[n++]]);
                 VX_COMPILER_FENCE();
             }
-        vectors->ops->many(ctx->query, vectors->rows, vectors->row_bytes, slots, n, dists);
+        vectors.ops->many(query, vectors.rows, vectors.row_bytes, slots, n, dists);
         for (size_t j = 0; j < n; j++)
-            offer_with_twins(best, view, now, halt, slots[j], dists[j]);
+            offer_with_twins(best, view, now, allowed, halt, slots[j], dists[j]);
         done += n;
     }
 }
@@ -299,8 +202,6 @@ static void rerank(const vx_space *vectors, const vx_view *view, const vx_snapsh
 static const void *prepare_query(const vx_view *view, vx_ctx *ctx)
 {
     const vx_codec *codec = view->codec;
-    if (codec == NULL)
-        return ctx->query;
     if (!vx_codec_encode(codec, ctx->query, true, ctx->code))
         return NULL;
     if (codec->n_sketch == 0)
@@ -308,6 +209,13 @@ static const void *prepare_query(const vx_view *view, vx_ctx *ctx)
     int16_t coords[VX_RANK_COORDS];
     vx_codec_coords(codec, vx_ops_of(vx_level_active())->coords, ctx->code, coords);
     vx_codec_gate(codec, coords, ctx->gate);
+    if (!codec->has_ranks && !view->has_codes) { /* the vectors are measured */
+        if (!view->form.is_whole)
+            return ctx->query;
+        if (ctx->has_row)
+            return ctx->row;
+        return vx_form_nearest_row(&view->form, ctx->query, ctx->code) ? ctx->code : NULL;
+    }
     if (!codec->has_ranks)
         return ctx->code;
     vx_codec_rank_query(coords, ctx->rank_code);
@@ -329,7 +237,10 @@ bool vx_graph_calibrate(vx_graph *graph, vx_view *view, vx_ctx *ctx)
     if (!vx_ctx_fit(ctx, view, now.n, CALIBRATE_POOL))
         return false;
     for (uint32_t i = 0; i < CALIBRATE_ROWS && each > 0; i++) {
-        memcpy(ctx->query, vx_view_vector(view, i * each), view->row_floats * sizeof *ctx->query);
+        vx_form_read(&view->form, vx_view_vector(view, i * each), ctx->query);
+        ctx->has_row = view->form.is_whole;
+        if (ctx->has_row)
+            memcpy(ctx->row, vx_view_vector(view, i * each), view->form.row_bytes);
         const void *query = prepare_query(view, ctx);
         if (query == NULL)
             continue;
@@ -354,16 +265,19 @@ bool vx_graph_calibrate(vx_graph *graph, vx_view *view, vx_ctx *ctx)
 }
 
 static void collect(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
-                    vx_ctx *ctx, bool by_codes, size_t ef, const vx_halt *halt, struct best *best)
+                    vx_ctx *ctx, bool by_codes, const vx_effort *effort, const vx_halt *halt,
+                    struct best *best)
 {
     vx_ctx_forget(ctx);
     if (by_codes) {
-        const vx_space vectors = vx_graph_vectors(graph, view);
-        if (view->codec->has_ranks) {
+        size_t depth = vx_rerank_depth(best->k);
+        if (view->codec->has_ranks && !effort->hops && view->has_codes) {
             const vx_space codes = vx_graph_space(graph, view);
-            rerank_codes(&codes, ctx->code, ctx, rank_depth(best->k, ef));
+            rerank_codes(&codes, ctx->code, ctx, rank_depth(best->k, effort->ef));
+        } else if (view->codec->has_ranks && !effort->hops) {
+            depth = rank_depth(best->k, effort->ef);
         }
-        rerank(&vectors, view, now, ctx, halt, best);
+        rerank(graph, view, now, effort->allowed, ctx, depth, halt, best);
         return;
     }
     /* The pool rises by distance, so a candidate beyond the k-th distance ends it;
@@ -372,8 +286,45 @@ static void collect(const vx_graph *graph, const vx_view *view, const vx_snapsho
         const float dist = vx_key_dist(ctx->pool[i]);
         if (best->n == best->k && dist > best->dists[best->k - 1])
             break;
-        offer_with_twins(best, view, now, halt, vx_key_slot(ctx->pool[i]), dist);
+        offer_with_twins(best, view, now, effort->allowed, halt, vx_key_slot(ctx->pool[i]), dist);
     }
+}
+
+/* Where rows that are not allowed were left in the pool, are there as many others near
+ * its beginning as was hoped?  If not, what lies further on is not reliable. */
+static bool is_rich(const vx_view *view, const vx_snapshot *now, vx_ctx *ctx,
+                    const vx_effort *effort)
+{
+    if (effort->allowed == NULL || effort->hops)
+        return true;
+    size_t n = 0;
+    for (size_t i = 0; i < ctx->n_pool && i < 2 * effort->kth && n < effort->k; i++)
+        n += shows(view, now, effort->allowed, vx_key_slot(ctx->pool[i]));
+    if (n < effort->k)
+        vx_ctx_forget(ctx);
+    return n == effort->k;
+}
+
+/* Has the walk found what there is? */
+static bool is_found(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
+                     const vx_ctx *ctx, const vx_effort *effort, const struct best *best)
+{
+    /* Rows that the snapshot sees may have lost their links meanwhile. */
+    if (best->n < effort->k ||
+        atomic_load_explicit(&view->unlinked, memory_order_acquire) > now->seq)
+        return false;
+    return effort->allowed == NULL ||
+           vx_graph_stands_out(graph, view, ctx, effort->allowed, best->k,
+                               best->dists[best->k - 1]);
+}
+
+/* Let the walk take the hidden node for one that it has seen. */
+static void hide(vx_ctx *ctx)
+{
+    if (ctx->hidden == VX_NO_SLOT)
+        return;
+    ctx->visited[ctx->hidden >> 6] |= (uint64_t)1 << (ctx->hidden & 63);
+    ctx->touched[ctx->n_touched++] = ctx->hidden;
 }
 
 void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapshot *now,
@@ -381,7 +332,7 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
                      const vx_halt *halt, vx_label *out_labels, float *out_dists)
 {
     const vx_ops *ops = vx_ops_of(vx_level_active());
-    const bool gated = view->n_groups > 0;
+    const bool gated = view->n_groups > 0 && !effort->hops;
     const vx_space space = gated ? vx_graph_ranks(view) : vx_graph_space(graph, view);
     const vx_slot entry = (vx_slot)now->entry;
     const bool walks = effort->pool > 0 && entry < now->n;
@@ -392,19 +343,31 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
 
     for (unsigned i = 0; i < n && walks; i++) {
         vx_space by = space;
-        const void *query = prepare_query(view, ctxs[i]);
-        by_codes[i] = view->codec != NULL && query != NULL;
+        const uint64_t from = ctxs[i]->from == VX_NO_ENTRY ? now->entry : ctxs[i]->from;
+        const void *query = view->codec != NULL ? prepare_query(view, ctxs[i]) : NULL;
+        hide(ctxs[i]);
+        by_codes[i] = query != NULL;
         if (gated && by_codes[i]) {
-            gates[n_gated++] = (vx_gated){ctxs[i],      query,       now->entry,   now->n,
+            gates[n_gated++] = (vx_gated){ctxs[i],      query,       from,         now->n,
                                           effort->pool, effort->kth, effort->reach};
             continue;
         }
-        if (query == NULL) { /* codes cannot tell: walk by the vectors */
-            by = vx_graph_vectors(graph, view);
-            query = ctxs[i]->query;
+        if (effort->hops && by_codes[i]) { /* by codes if there are any: rows of links differ */
+            by_codes[i] = view->has_codes;
+            query = view->has_codes ? ctxs[i]->code : NULL;
         }
-        ctxs[i]->pool[0] = by.ops->descend(&by, query, view, now->n, entry,
-                                           (unsigned)(now->entry >> 32), 1);
+        const vx_query both = vx_ctx_query(ctxs[i]);
+        if (query == NULL) /* there are no codes, or they cannot tell: by the vectors */
+            by = vx_query_vectors(graph, view, &both, &query);
+        const vx_key nearest = by.ops->descend(&by, query, view, now->n, (vx_slot)from,
+                                               (unsigned)(from >> 32), 1);
+        if (effort->hops) {
+            vx_graph_seed(&by, query, effort->allowed, nearest, ctxs[i]);
+            by.ops->filtered(&by, query, view, effort->allowed, vx_key_slot(nearest),
+                             effort->pool, effort->ahead, ctxs[i]);
+            continue;
+        }
+        ctxs[i]->pool[0] = nearest;
         ctxs[i]->n_pool = 1;
         by.ops->walk(&by, query, view, now->n, 0, effort->pool, effort->pool, view->M0, ctxs[i]);
     }
@@ -412,12 +375,14 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
         ops->gated(&space, view, gates, n_gated);
     for (unsigned i = 0; i < n; i++) {
         struct best best = {out_labels + i * k, out_dists + i * k, 0, k};
-        if (walks)
-            collect(graph, view, now, ctxs[i], by_codes[i], effort->ef, halt, &best);
-        /* Rows that the snapshot sees may have lost their links meanwhile. */
-        if (best.n < k ||
-            atomic_load_explicit(&view->unlinked, memory_order_acquire) > now->seq)
-            vx_graph_scan(graph, view, now, ctxs[i]->query, 1, k, halt, out_labels + i * k,
-                          out_dists + i * k);
+        if (walks && is_rich(view, now, ctxs[i], effort))
+            collect(graph, view, now, ctxs[i], by_codes[i], effort, halt, &best);
+        if (is_found(graph, view, now, ctxs[i], effort, &best))
+            continue;
+        const vx_query both = vx_ctx_query(ctxs[i]);
+        if (effort->allowed != NULL)
+            vx_graph_retry(graph, view, ctxs[i], effort, halt, best.labels, best.dists);
+        else
+            vx_graph_scan(graph, view, now, &both, 1, k, halt, best.labels, best.dists);
     }
 }

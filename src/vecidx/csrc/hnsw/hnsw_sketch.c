@@ -38,9 +38,28 @@ struct sketcher {
     vx_view *view;
     const vx_codec *codec;
     const vx_ops *ops;
+    vx_space measure; /* where there are no ranks: codes, or the vectors            */
+    float per_unit;   /* squared distance of codes per unit of its distances        */
     uint32_t n;
     int16_t *coords; /* of all rows; NULL: made when needed                         */
 };
+
+/* Rows have no sketches beyond so many dimensions (quant_codec.c). */
+#define MOST_BYTES (4096u + VX_LINE)
+
+static void coords_from_row(const struct sketcher *s, vx_slot slot, int16_t *out)
+{
+    const vx_view *view = s->view;
+    VX_ALIGN(64) uint8_t made[MOST_BYTES];
+    float floats[MOST_BYTES];
+    const uint8_t *code = view->codes + (size_t)slot * s->codec->row_bytes;
+    if (!view->has_codes) {
+        assert(s->codec->row_bytes <= MOST_BYTES && view->form.query_floats <= MOST_BYTES);
+        (void)vx_codec_encode(s->codec, vx_view_floats(view, slot, floats), false, made);
+        code = made;
+    }
+    vx_codec_coords(s->codec, s->ops->coords, code, out);
+}
 
 /* What sketches need of a row: in `room`, or where it is kept. */
 static const int16_t *coords_of(const struct sketcher *s, vx_slot slot, int16_t *room)
@@ -53,8 +72,7 @@ static const int16_t *coords_of(const struct sketcher *s, vx_slot slot, int16_t 
         vx_rank_coords(rank, room);
         vx_rank_coords(rank + 64, room + 128);
     } else {
-        vx_codec_coords(codec, s->ops->coords, s->view->codes + (size_t)slot * codec->row_bytes,
-                        room);
+        coords_from_row(s, slot, room);
     }
     return room;
 }
@@ -65,15 +83,15 @@ static void fetch(const struct sketcher *s, vx_slot slot)
                      : s->codec->has_ranks
                          ? (const char *)s->view->ranks + (size_t)slot * VX_RANK_BYTES
                          : NULL;
-    const char *code = (const char *)s->view->codes + (size_t)slot * s->codec->row_bytes;
+    const char *row = s->codec->has_ranks ? NULL : vx_space_row(&s->measure, slot);
     if (at != NULL) {
         VX_PREFETCH(at);
         VX_COMPILER_FENCE();
         VX_PREFETCH(at + VX_LINE);
         VX_COMPILER_FENCE();
     }
-    for (size_t i = 0; i < s->codec->row_bytes && !s->codec->has_ranks; i += VX_LINE) {
-        VX_PREFETCH(code + i);
+    for (size_t i = 0; row != NULL && i < s->measure.row_bytes; i += VX_LINE) {
+        VX_PREFETCH(row + i);
         VX_COMPILER_FENCE();
     }
 }
@@ -107,7 +125,7 @@ static void sketch_row(const struct sketcher *s, vx_slot slot)
     const vx_view *view = s->view;
     const vx_codec *codec = s->codec;
     const vx_link *links = vx_view_links(view, slot, 0);
-    const uint8_t *code = view->codes + (size_t)slot * codec->row_bytes;
+    const vx_space *measure = &s->measure;
     int16_t p_room[VX_RANK_COORDS], r_room[VX_RANK_COORDS];
     VX_ALIGN(64) char group[VX_MAX_GROUP_BYTES];
     vx_slot ends[VX_MAX_ROW_LINKS];
@@ -129,8 +147,9 @@ static void sketch_row(const struct sketcher *s, vx_slot slot)
             const float squared =
                 codec->has_ranks
                     ? (float)sums.squared
-                    : s->ops->kind[VX_KIND_U8_L2SQ].pair(
-                          code, view->codes + (size_t)end * codec->row_bytes, codec->row_bytes);
+                    : s->per_unit * measure->ops->pair(vx_space_row(measure, slot),
+                                                       vx_space_row(measure, end),
+                                                       measure->row_bytes);
             enter_edge(codec, &sums, squared, i, group);
         }
         store_words(vx_view_group(view, slot, g), group, view->group_bytes);
@@ -156,8 +175,7 @@ static void coords_piece(void *arg, size_t begin, size_t end, unsigned who)
     const struct sketcher *s = arg;
     (void)who;
     for (size_t slot = begin; slot < end; slot++)
-        vx_codec_coords(s->codec, s->ops->coords, s->view->codes + slot * s->codec->row_bytes,
-                        s->coords + slot * s->codec->n_coords);
+        coords_from_row(s, (vx_slot)slot, s->coords + slot * s->codec->n_coords);
 }
 
 /* Where most rows are stale each row's coordinates are asked for dozens of times:
@@ -178,9 +196,11 @@ static vx_status keep_coords(struct sketcher *s, const vx_run *run)
 
 vx_status vx_sketch_stale(vx_view *view, uint32_t n, const vx_run *run)
 {
-    struct sketcher s = {view, view->codec, vx_ops_of(vx_level_active()), n, NULL};
+    struct sketcher s = {view, view->codec, vx_ops_of(vx_level_active()), .n = n};
     if (view->n_groups == 0)
         return VX_OK;
+    s.measure = vx_graph_measure(view);
+    s.per_unit = 1 / vx_ranks_unit(view);
     vx_status st = keep_coords(&s, run);
     if (st == VX_OK)
         st = vx_pool_run(((size_t)n + 63) / 64, 16, run, 0, 0, stale_piece, &s);

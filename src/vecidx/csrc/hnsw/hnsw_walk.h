@@ -49,9 +49,13 @@ VX_INLINE void count_rows(const size_t n, const size_t row_bytes, const int kind
     (void)n, (void)row_bytes, (void)kind;
 }
 
+#include "hnsw_typed.h"
+
 VX_INLINE float distance_1(const char *q, const char *x, size_t row_bytes, const int kind)
 {
     const float *qf = (const float *)(const void *)q, *xf = (const float *)(const void *)x;
+    if (kind > VX_KIND_U4_L2SQ)
+        return typed_1(q, x, row_bytes, kind);
     if (kind == VX_KIND_U4_L2SQ)
         return (float)u4l2sq_1((const uint8_t *)q, (const uint8_t *)x, row_bytes);
     if (kind == VX_KIND_U8_L2SQ)
@@ -67,7 +71,9 @@ VX_INLINE void distance_4(const char *q, const char *const x[4], size_t row_byte
     const float *qf = (const float *)(const void *)q;
     const float *const xf[4] = {(const float *)(const void *)x[0], (const float *)(const void *)x[1],
                                 (const float *)(const void *)x[2], (const float *)(const void *)x[3]};
-    if (kind == VX_KIND_U8_L2SQ || kind == VX_KIND_U4_L2SQ) {
+    if (kind > VX_KIND_U4_L2SQ) {
+        typed_4(q, x, row_bytes, kind, out);
+    } else if (kind == VX_KIND_U8_L2SQ || kind == VX_KIND_U4_L2SQ) {
         const uint8_t *const xb[4] = {(const uint8_t *)x[0], (const uint8_t *)x[1],
                                       (const uint8_t *)x[2], (const uint8_t *)x[3]};
         uint32_t sums[4];
@@ -106,6 +112,27 @@ VX_INLINE void many_body(const char *query, const char *rows, const size_t row_b
     }
     for (; i < n; i++)
         out[i] = distance_1(query, rows + (size_t)slots[i] * row_bytes, row_bytes, kind);
+}
+
+/* The same to rows of a space, VX_KIND_ANY among the kinds.  `rows` and `row_bytes` are
+ * the space's. */
+VX_INLINE void space_many(const vx_space *space, const char *query, const char *rows,
+                          const size_t row_bytes, const vx_slot *slots, const size_t n,
+                          float *out, const int kind)
+{
+    if (kind == VX_KIND_ANY)
+        space->ops->many(query, rows, row_bytes, slots, n, out);
+    else
+        many_body(query, rows, row_bytes, slots, n, out, kind);
+}
+
+VX_INLINE float space_one(const vx_space *space, const char *query, vx_slot slot, const int kind)
+{
+    float dist[4];
+    if (kind != VX_KIND_ANY)
+        return distance_1(query, vx_space_row(space, slot), space->row_bytes, kind);
+    space->ops->many(query, space->rows, space->row_bytes, &slot, 1, dist);
+    return dist[0];
 }
 
 VX_INLINE void scan_body(const char *query, const char *rows, const size_t row_bytes,
@@ -159,7 +186,7 @@ VX_INLINE void descent_compare(descent *d, const vx_space *space, const char *qu
 {
     float dists[VX_MAX_M + 4];
     const vx_slot before = d->best;
-    many_body(query, space->rows, space->row_bytes, d->fresh, d->n_fresh, dists, kind);
+    space_many(space, query, space->rows, space->row_bytes, d->fresh, d->n_fresh, dists, kind);
     for (size_t i = 0; i < d->n_fresh; i++)
         if (dists[i] < d->dist) {
             d->dist = dists[i];
@@ -173,7 +200,7 @@ VX_INLINE vx_key descend_body(const vx_space *space, const char *query, const vx
                               const int kind)
 {
     descent d = {.best = from, .layer = top, .bottom = bottom};
-    d.dist = distance_1(query, vx_space_row(space, from), space->row_bytes, kind);
+    d.dist = space_one(space, query, from, kind);
     while (descent_goes_on(&d)) {
         descent_gather(&d, view, n);
         descent_compare(&d, space, query, kind);
@@ -242,7 +269,7 @@ VX_INLINE void walk_body(const vx_space *space, const char *query, const vx_view
 
         if (cursor < n_pool)
             fetch_links(view, vx_key_slot(pool[cursor]), layer);
-        many_body(query, rows, row_bytes, fresh, n_fresh, dists, kind);
+        space_many(space, query, rows, row_bytes, fresh, n_fresh, dists, kind);
 
         for (size_t i = 0; i < n_fresh; i++) {
             const vx_key key = vx_key_of(dists[i], fresh[i]);
@@ -264,8 +291,10 @@ VX_INLINE void walk_body(const vx_space *space, const char *query, const vx_view
 }
 
 #include "hnsw_gated.h"
+#include "hnsw_filtered.h"
 
-#define VX_INSTANCE(name, kind) \
+/* Distances of a kind, and */
+#define VX_DISTANCES(name, kind) \
     static float VX_NAMED(pair_##name)(const void *a, const void *b, size_t row_bytes) \
     { \
         return distance_1(a, b, row_bytes, kind); \
@@ -279,7 +308,10 @@ VX_INLINE void walk_body(const vx_space *space, const char *query, const vx_view
                                       size_t n, float *out) \
     { \
         scan_body(query, rows, row_bytes, n, out, kind); \
-    } \
+    }
+
+/* walks with them inlined. */
+#define VX_WALKS(name, kind) \
     static vx_key VX_NAMED(descend_##name)(const vx_space *space, const void *query, \
                                            const vx_view *view, uint32_t n, vx_slot from, \
                                            unsigned top, unsigned bottom) \
@@ -294,18 +326,54 @@ VX_INLINE void walk_body(const vx_space *space, const char *query, const vx_view
             walk_body(space, query, view, n, 0, ef, window, degree, ctx, kind); \
         else \
             walk_body(space, query, view, n, layer, ef, window, degree, ctx, kind); \
+    } \
+    static void VX_NAMED(filtered_##name)(const vx_space *space, const void *query, \
+                                          const vx_view *view, const vx_allowed *allowed, \
+                                          vx_slot from, size_t ef, uint32_t ahead, vx_ctx *ctx) \
+    { \
+        filtered_body(space, query, view, allowed, from, ef, ahead, ctx, kind); \
     }
 
-VX_INSTANCE(l2sq, VX_KIND_F32_L2SQ)
-VX_INSTANCE(ip, VX_KIND_F32_IP)
-VX_INSTANCE(u8l2sq, VX_KIND_U8_L2SQ)
-VX_INSTANCE(u4l2sq, VX_KIND_U4_L2SQ)
+/* Kinds whose walks are their own, and those that share the walks of VX_KIND_ANY: a call
+ * a hop costs them nothing that could be measured, walks of their own half a megabyte. */
+#define VX_OWN_KINDS(DO) \
+    DO(l2sq, VX_KIND_F32_L2SQ) \
+    DO(ip, VX_KIND_F32_IP) \
+    DO(u8l2sq, VX_KIND_U8_L2SQ) \
+    DO(u4l2sq, VX_KIND_U4_L2SQ)
+#define VX_SHARING_KINDS(DO) \
+    DO(f16l2sq, VX_KIND_F16_L2SQ) \
+    DO(f16ip, VX_KIND_F16_IP) \
+    DO(bf16l2sq, VX_KIND_BF16_L2SQ) \
+    DO(bf16ip, VX_KIND_BF16_IP) \
+    DO(i8l2sq, VX_KIND_I8_L2SQ) \
+    DO(i8ip, VX_KIND_I8_IP) \
+    DO(i8cosine, VX_KIND_I8_COSINE) \
+    DO(u8ip, VX_KIND_U8_IP) \
+    DO(u8cosine, VX_KIND_U8_COSINE) \
+    DO(qf16l2sq, VX_KIND_Q_F16_L2SQ) \
+    DO(qf16ip, VX_KIND_Q_F16_IP) \
+    DO(qbf16l2sq, VX_KIND_Q_BF16_L2SQ) \
+    DO(qbf16ip, VX_KIND_Q_BF16_IP) \
+    DO(qi8l2sq, VX_KIND_Q_I8_L2SQ) \
+    DO(qi8ip, VX_KIND_Q_I8_IP) \
+    DO(qi8cosine, VX_KIND_Q_I8_COSINE) \
+    DO(qu8l2sq, VX_KIND_Q_U8_L2SQ) \
+    DO(qu8ip, VX_KIND_Q_U8_IP) \
+    DO(qu8cosine, VX_KIND_Q_U8_COSINE)
 
-#define VX_TABLE(name) \
+VX_OWN_KINDS(VX_DISTANCES)
+VX_OWN_KINDS(VX_WALKS)
+VX_SHARING_KINDS(VX_DISTANCES)
+VX_WALKS(any, VX_KIND_ANY)
+
+#define VX_TABLE(name, walks) \
     { \
         VX_NAMED(pair_##name), VX_NAMED(many_##name), VX_NAMED(scan_##name), \
-            VX_NAMED(descend_##name), VX_NAMED(walk_##name) \
+            VX_NAMED(descend_##walks), VX_NAMED(walk_##walks), VX_NAMED(filtered_##walks) \
     }
+#define VX_OWN_ENTRY(name, kind) [kind] = VX_TABLE(name, name),
+#define VX_SHARING_ENTRY(name, kind) [kind] = VX_TABLE(name, any),
 
 static void VX_NAMED(coords)(const vx_codec *codec, const uint8_t *code, float *out)
 {
@@ -330,7 +398,7 @@ static void VX_NAMED(project)(const int8_t *matrix, const uint8_t *code, size_t 
 extern const vx_ops VX_NAMED(vx_ops);
 const vx_ops VX_NAMED(vx_ops) = {
     VX_ISA_LEVEL,
-    {VX_TABLE(l2sq), VX_TABLE(ip), VX_TABLE(u8l2sq), VX_TABLE(u4l2sq)},
+    {VX_OWN_KINDS(VX_OWN_ENTRY) VX_SHARING_KINDS(VX_SHARING_ENTRY)},
     VX_NAMED(coords),
     VX_NAMED(edge),
     VX_NAMED(gated),

@@ -17,6 +17,8 @@ static vx_status check_params(const vx_params *p, vx_error *err)
         return vx_fail(err, VX_E_ARG, "dim: expected 1 to %u, got %u", VX_MAX_DIM, p->dim);
     if (p->metric > VX_COSINE)
         return vx_fail(err, VX_E_ARG, "metric: unknown number %u", p->metric);
+    if (p->dtype > VX_U8)
+        return vx_fail(err, VX_E_ARG, "dtype: unknown number %u", p->dtype);
     if (p->quantization != VX_QUANT_NONE && p->quantization != VX_QUANT_SQ8 &&
         p->quantization != VX_QUANT_AUTO)
         return vx_fail(err, VX_E_ARG, "quantization: unknown number %u", p->quantization);
@@ -31,6 +33,8 @@ static vx_status check_params(const vx_params *p, vx_error *err)
     return VX_OK;
 }
 
+static _Atomic uint64_t n_made; /* indexes, in this process */
+
 vx_status vx_index_new(const vx_params *params, vx_index **out, vx_error *err)
 {
     const vx_status st = check_params(params, err);
@@ -44,6 +48,7 @@ vx_status vx_index_new(const vx_params *params, vx_index **out, vx_error *err)
         vx_free(index);
         return made;
     }
+    index->number = atomic_fetch_add(&n_made, 1);
     vx_writer_init(&index->writer);
     vx_labels_init(&index->labels);
     if (!vx_fork_watch(index)) {
@@ -63,6 +68,8 @@ void vx_index_free(vx_index *index)
     vx_writer_fini(&index->writer);
     vx_graph_fini(&index->graph);
     vx_map_free(&index->map); /* after the planes that lie over it */
+    for (int i = 0; i < VX_N_NOTES; i++)
+        vx_free(index->notes[i].bytes);
     vx_free(index);
 }
 
@@ -138,9 +145,8 @@ vx_status vx_index_open_view(vx_index *index, const char *what, vx_ctx **out_ctx
     return vx_index_refuse_closed(err);
 }
 
-/* The same, with the label map there and locked, so that the two agree. */
-static vx_status open_labels(vx_index *index, const char *what, vx_ctx **out_ctx,
-                             vx_view **out_view, vx_error *err)
+vx_status vx_index_open_labels(vx_index *index, const char *what, vx_ctx **out_ctx,
+                               vx_view **out_view, vx_error *err)
 {
     for (;;) {
         vx_status st = vx_index_open_view(index, what, out_ctx, out_view, err);
@@ -159,16 +165,17 @@ static vx_status open_labels(vx_index *index, const char *what, vx_ctx **out_ctx
     }
 }
 
-vx_status vx_index_get(vx_index *index, const vx_label *labels, size_t n, float *out_rows,
+vx_status vx_index_get(vx_index *index, const vx_label *labels, size_t n, void *out_rows,
                        vx_error *err)
 {
     vx_view *view = NULL;
     vx_ctx *ctx = NULL;
-    vx_status st = open_labels(index, "reading rows", &ctx, &view, err);
+    vx_status st = vx_index_open_labels(index, "reading rows", &ctx, &view, err);
     if (st != VX_OK)
         return st;
     /* Slots under the lock, rows after it: the pinned view keeps them. */
-    const size_t dim = index->graph.params.dim;
+    const vx_form *form = &index->graph.form;
+    const size_t bytes = form->dim * vx_dtype_bytes(vx_form_out_dtype(form));
     vx_slot *slots = vx_alloc(n, sizeof *slots);
     st = slots != NULL ? vx_ok(err) : vx_fail_nomem(err, "reading rows");
     for (size_t i = 0; i < n && st == VX_OK; i++) {
@@ -177,12 +184,9 @@ vx_status vx_index_get(vx_index *index, const vx_label *labels, size_t n, float 
             st = vx_refuse_label(err, VX_E_LABEL, i, labels[i], "which is not in the index");
     }
     vx_rwlock_rdunlock(&index->labels.lock);
-    for (size_t i = 0; i < n && st == VX_OK; i++) {
-        const float *vector = vx_view_vector(view, slots[i]);
-        const float norm = view->norms != NULL ? view->norms[slots[i]] : 1;
-        for (size_t j = 0; j < dim; j++)
-            out_rows[i * dim + j] = vector[j] * norm;
-    }
+    for (size_t i = 0; i < n && st == VX_OK; i++)
+        vx_form_get(form, vx_view_vector(view, slots[i]),
+                    view->norms != NULL ? view->norms[slots[i]] : 1, (char *)out_rows + i * bytes);
     vx_free(slots);
     vx_ctx_release(ctx);
     return st;
@@ -193,7 +197,7 @@ vx_status vx_index_contains(vx_index *index, const vx_label *labels, size_t n, u
 {
     vx_view *view = NULL;
     vx_ctx *ctx = NULL;
-    const vx_status st = open_labels(index, "looking up ids", &ctx, &view, err);
+    const vx_status st = vx_index_open_labels(index, "looking up ids", &ctx, &view, err);
     if (st != VX_OK)
         return st;
     for (size_t i = 0; i < n; i++)
@@ -255,22 +259,24 @@ static vx_status check_labels(vx_index *index, const vx_view *view, const vx_hal
     return VX_OK;
 }
 
-static vx_status check_vectors(const vx_index *index, const vx_view *view, const vx_halt *halt,
-                               vx_error *err)
+/* How far the length of a unit row may be from 1: half a step of bfloat16 is 2^-9. */
+static double most_off(vx_dtype dtype) { return dtype == VX_BF16 ? 5e-3 : 1e-3; }
+
+static vx_status check_vectors(const vx_view *view, const vx_halt *halt, vx_error *err)
 {
     const uint32_t n = atomic_load(&view->n_rows);
-    const size_t dim = index->graph.params.dim;
+    const vx_form *form = &view->form;
     for (vx_slot slot = 0; slot < n; slot++) {
         double norm;
-        const float *vector = vx_view_vector(view, slot);
+        const void *vector = vx_view_vector(view, slot);
         if (slot % 256 == 0 && vx_halt_asked(halt))
             return vx_fail(err, VX_E_INTERRUPTED, "interrupted");
-        if (vx_row_inspect(vector, dim, false, &norm) != VX_ROW_FINE)
-            return vx_fail(err, VX_E_STATE, "slot %u: its vector is not finite", slot);
-        for (size_t i = dim; i < view->row_floats; i++)
-            if (vector[i] != 0)
-                return vx_fail(err, VX_E_STATE, "slot %u: its padding is not zero", slot);
-        if (view->norms != NULL && (fabs(norm - 1) > 1e-3 || !(view->norms[slot] > 0)))
+        if (vx_form_inspect(form, form->dtype, vector, &norm) != VX_ROW_FINE)
+            return vx_fail(err, VX_E_STATE, "slot %u: its vector is not finite, or is zero", slot);
+        if (vx_form_check(form, vector) != VX_ROW_FINE)
+            return vx_fail(err, VX_E_STATE, "slot %u: its padding is not zero", slot);
+        if (view->norms != NULL &&
+            (fabs(norm - 1) > most_off(form->dtype) || !(view->norms[slot] > 0)))
             return vx_fail(err, VX_E_STATE, "slot %u: its vector has length %g, expected 1", slot,
                            norm);
     }
@@ -291,7 +297,7 @@ vx_status vx_index_check(vx_index *index, const vx_run *run, vx_check *out, vx_e
     if (st == VX_OK)
         st = check_labels(index, view, &halt, err);
     if (st == VX_OK)
-        st = check_vectors(index, view, &halt, err);
+        st = check_vectors(view, &halt, err);
     vx_writer_unlock(&index->writer);
     return st == VX_OK ? vx_ok(err) : st;
 }

@@ -12,6 +12,7 @@
 struct vx_index {
     vx_graph graph;
     vx_writer writer;         /* add, delete, compact, save, check               */
+    uint64_t number;          /* no other index of this process has it          */
     vx_labels labels;         /* label -> slot; has its own lock                */
     uint32_t retrain_rows;    /* under `writer`: codes were no good, ask again then */
     uint64_t next_label;      /* under `writer`: 1 + the highest label ever     */
@@ -21,6 +22,11 @@ struct vx_index {
      * way, which will prove them; and of such that gave up while they waited. */
     _Atomic uint64_t n_owed, n_forsaken;
     struct vx_index *next, *previous; /* index_fork.c                          */
+
+    struct vx_kept {
+        void *bytes; /* NULL: none                                             */
+        size_t n;
+    } notes[VX_N_NOTES]; /* under `writer`; index_notes.c                      */
 
     /* Of an index that lies over a file; fixed until it is closed. */
     bool is_read_only;
@@ -42,20 +48,9 @@ vx_status vx_lock_settled(vx_index *index, const char *verb, const vx_run *run, 
 /* VX_E_STATE: the index is closed. */
 vx_status vx_index_refuse_closed(vx_error *err);
 
-/* Why a row cannot be taken. */
-typedef enum vx_row_fault {
-    VX_ROW_FINE = 0,
-    VX_ROW_NAN,
-    VX_ROW_INF,
-    VX_ROW_LARGE,  /* its squared length is beyond float32                      */
-    VX_ROW_ZERO    /* no direction, under cosine                                */
-} vx_row_fault;
-
-/* Look at a row; *out_norm is its length.  Under cosine a row needs a direction. */
-vx_row_fault vx_row_inspect(const float *row, size_t dim, bool is_cosine, double *out_norm);
-
 /* The sentence for a fault in row `row` of `what` ("vectors", "queries"). */
-vx_status vx_row_refuse(vx_row_fault fault, const char *what, int64_t row, vx_error *err);
+vx_status vx_row_refuse(vx_row_fault fault, vx_dtype dtype, const char *what, int64_t row,
+                        vx_error *err);
 
 /* A sentence about the label of row `row` of the call's ids; returns `status`. */
 vx_status vx_refuse_label(vx_error *err, vx_status status, size_t row, vx_label label,
@@ -71,7 +66,8 @@ typedef struct vx_import {
 } vx_import;
 
 /* vx_index_add, of `rows` or, where that is NULL, of `from`. */
-vx_status vx_index_take_in(vx_index *index, const float *rows, const vx_import *from, size_t n,
+vx_status vx_index_take_in(vx_index *index, vx_dtype given, const void *rows,
+                           const vx_import *from, size_t n,
                            const vx_label *labels, vx_on_conflict on_conflict, const vx_run *run,
                            vx_label *out_labels, uint64_t *out_added, vx_error *err);
 
@@ -88,12 +84,31 @@ vx_status vx_index_quantise(vx_index *index, const vx_slot *slots, size_t n, vx_
 vx_status vx_index_open_view(vx_index *index, const char *what, vx_ctx **out_ctx,
                              vx_view **out_view, vx_error *err);
 
+/* The same, with the label map there and locked for reading, so that the two agree. */
+vx_status vx_index_open_labels(vx_index *index, const char *what, vx_ctx **out_ctx,
+                               vx_view **out_view, vx_error *err);
+
 /* index_fork.c: indexes that a fork() must leave usable in the child.  false: no memory. */
 bool vx_fork_watch(vx_index *index);
 void vx_fork_forget(vx_index *index);
 
-/* Copy a row into padded storage, normalised under cosine. */
-void vx_row_store_vector(float *to, size_t row_floats, const float *from, size_t dim,
-                         bool is_cosine, double norm);
+/* A query that vx_row_inspect has passed, of length `norm`, padded and under cosine
+ * normalised into `out`; true if it was a row of whole numbers too, left in `row`. */
+bool vx_query_prepare(const vx_form *form, const float *query, double norm, float *out, void *row);
+
+/* Queries in both their forms, and the room for them (index_batch.c). */
+typedef struct vx_query_block {
+    float *values;
+    char *rows;
+    vx_query *of;
+} vx_query_block;
+
+/* false: no memory; to be given back in any case. */
+bool vx_query_block_init(vx_query_block *block, const vx_form *form, size_t n);
+
+/* Query i of them: one that vx_row_inspect has passed, of length `norm`. */
+void vx_query_block_set(vx_query_block *block, const vx_form *form, size_t i, const float *query,
+                        double norm);
+void vx_query_block_fini(vx_query_block *block);
 
 #endif

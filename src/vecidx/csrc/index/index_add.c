@@ -33,35 +33,8 @@
 
 /* ---- rows -------------------------------------------------------------------- */
 
-/* Two rows this long are at most FLT_MAX apart, squared, and have a finite inner
- * product: no distance overflows. */
-#define MAX_SQUARED_LENGTH 8e37
-
-vx_row_fault vx_row_inspect(const float *row, size_t dim, bool is_cosine, double *out_norm)
-{
-    /* Eight sums, so that the baseline's vector registers are used. */
-    double sums[8] = {0};
-    size_t i = 0;
-    for (; i + 8 <= dim; i += 8)
-        for (size_t j = 0; j < 8; j++)
-            sums[j] += (double)row[i + j] * (double)row[i + j];
-    for (; i < dim; i++)
-        sums[0] += (double)row[i] * (double)row[i];
-    const double sum = ((sums[0] + sums[1]) + (sums[2] + sums[3])) +
-                       ((sums[4] + sums[5]) + (sums[6] + sums[7]));
-    *out_norm = sqrt(sum);
-    if (sum <= MAX_SQUARED_LENGTH)
-        return is_cosine && sum <= 0 ? VX_ROW_ZERO : VX_ROW_FINE;
-    for (i = 0; i < dim; i++)
-        if (isnan(row[i]))
-            return VX_ROW_NAN;
-    for (i = 0; i < dim; i++)
-        if (isinf(row[i]))
-            return VX_ROW_INF;
-    return VX_ROW_LARGE;
-}
-
-vx_status vx_row_refuse(vx_row_fault fault, const char *what, int64_t row, vx_error *err)
+vx_status vx_row_refuse(vx_row_fault fault, vx_dtype dtype, const char *what, int64_t row,
+                        vx_error *err)
 {
     static const char *const reasons[] = {
         [VX_ROW_NAN] = "holds NaN; remove the row or fill it in",
@@ -70,25 +43,32 @@ vx_status vx_row_refuse(vx_row_fault fault, const char *what, int64_t row, vx_er
                          "scale the data down",
         [VX_ROW_ZERO] = "is all zeros, which has no direction under metric \"cosine\"; "
                         "remove the row or use metric \"l2\"",
+        [VX_ROW_BEYOND] = "holds a value beyond",
+        [VX_ROW_FRACTION] = "holds a value that is no whole number, as dtype",
     };
-    const vx_status st =
-        vx_fail(err, VX_E_ARG, "%s: row %lld %s", what, (long long)row, reasons[fault]);
+    /* What a dtype wants, and the way out. */
+    static const char *const wants[] = {
+        [VX_F32] = "",
+        [VX_F16] = " float16's range (+-65504); scale the data, or use dtype \"bfloat16\"",
+        [VX_BF16] = "",
+        [VX_I8] = " int8 takes (-128 to 127); scale and round the data, or use dtype \"float16\"",
+        [VX_U8] = " uint8 takes (0 to 255); scale and round the data, or use dtype \"float16\"",
+    };
+    const bool is_dtypes = fault == VX_ROW_BEYOND || fault == VX_ROW_FRACTION;
+    const vx_status st = vx_fail(err, VX_E_ARG, "%s: row %lld %s%s", what, (long long)row,
+                                 reasons[fault], is_dtypes ? wants[dtype] : "");
     if (err != NULL)
         err->row = row;
     return st;
 }
 
-void vx_row_store_vector(float *to, size_t row_floats, const float *from, size_t dim,
-                         bool is_cosine, double norm)
+bool vx_query_prepare(const vx_form *form, const float *query, double norm, float *out, void *row)
 {
-    if (is_cosine) {
-        const double scale = 1.0 / norm;
-        for (size_t i = 0; i < dim; i++)
-            to[i] = (float)((double)from[i] * scale);
-    } else {
-        memcpy(to, from, dim * sizeof *to);
-    }
-    memset(to + dim, 0, (row_floats - dim) * sizeof *to);
+    const double scale = form->is_cosine ? 1.0 / norm : 1.0;
+    for (size_t i = 0; i < form->dim; i++)
+        out[i] = form->is_cosine ? (float)((double)query[i] * scale) : query[i];
+    memset(out + form->dim, 0, (form->query_floats - form->dim) * sizeof *out);
+    return vx_form_whole_row(form, query, row);
 }
 
 /* ---- add ---------------------------------------------------------------------- */
@@ -96,14 +76,16 @@ void vx_row_store_vector(float *to, size_t row_floats, const float *from, size_t
 struct add {
     vx_index *index;
     const vx_run *run;
-    const float *rows;      /* or NULL: */
+    const vx_form *form;
+    vx_dtype given;
+    const char *rows;       /* or NULL: */
+    size_t given_bytes;     /* of a row there                                   */
     const vx_import *from;
     size_t n, dim;
     vx_on_conflict on_conflict;
     const vx_label *labels; /* given or made up: never NULL after choose_labels */
     vx_label *made_labels;
-    bool is_cosine;
-    double *norms;          /* cosine: of each input row                        */
+    double *norms;          /* where rows are normalised: of each input row     */
     _Atomic size_t bad_row; /* the first refused                                */
     uint64_t n_owed;        /* our part of index->n_owed                        */
 
@@ -124,7 +106,7 @@ static void inspect_piece(void *arg, size_t begin, size_t end, unsigned who)
     (void)who;
     for (size_t i = begin; i < end; i++) {
         double norm;
-        if (vx_row_inspect(add->rows + i * add->dim, add->dim, add->is_cosine, &norm) !=
+        if (vx_form_inspect(add->form, add->given, add->rows + i * add->given_bytes, &norm) !=
             VX_ROW_FINE) {
             vx_lower(&add->bad_row, i);
             return;
@@ -169,7 +151,7 @@ static vx_status pass_rows(struct add *add, size_t n, vx_pool_fn fn)
 static vx_status inspect_rows(struct add *add, vx_error *err)
 {
     atomic_init(&add->bad_row, SIZE_MAX);
-    if (add->is_cosine) {
+    if (add->form->has_norms) {
         add->norms = vx_alloc(add->n, sizeof *add->norms);
         if (add->norms == NULL)
             return vx_fail_nomem(err, "adding rows");
@@ -181,8 +163,9 @@ static vx_status inspect_rows(struct add *add, vx_error *err)
     if (bad == SIZE_MAX)
         return VX_OK;
     double norm;
-    return vx_row_refuse(vx_row_inspect(add->rows + bad * add->dim, add->dim, add->is_cosine, &norm),
-                         "vectors", (int64_t)bad, err);
+    const vx_row_fault fault =
+        vx_form_inspect(add->form, add->given, add->rows + bad * add->given_bytes, &norm);
+    return vx_row_refuse(fault, add->form->dtype, "vectors", (int64_t)bad, err);
 }
 
 vx_status vx_refuse_label(vx_error *err, vx_status status, size_t row, vx_label label,
@@ -374,8 +357,7 @@ static vx_status make_room(struct add *add, vx_error *err)
 static void copy_import(vx_view *view, vx_slot slot, const vx_import *from, size_t row)
 {
     const vx_slot other = from->slots[row];
-    memcpy(view->vectors + (size_t)slot * view->row_floats, vx_view_vector(from->view, other),
-           view->row_floats * sizeof *view->vectors);
+    memcpy(vx_view_vector(view, slot), vx_view_vector(from->view, other), view->form.row_bytes);
     if (view->norms != NULL)
         view->norms[slot] = from->view->norms[other];
 }
@@ -388,15 +370,14 @@ static void copy_piece(void *arg, size_t begin, size_t end, unsigned who)
     for (size_t i = begin; i < end; i++) {
         const size_t row = taken_row(add, i);
         const vx_slot slot = add->slots[i];
-        float *vector = view->vectors + (size_t)slot * view->row_floats;
         view->labels[slot] = add->labels[row];
         if (add->from != NULL) {
             copy_import(view, slot, add->from, row);
             continue;
         }
         const double norm = add->norms != NULL ? add->norms[row] : 1;
-        vx_row_store_vector(vector, view->row_floats, add->rows + row * add->dim, add->dim,
-                            add->is_cosine, norm);
+        vx_form_write(add->form, add->given, add->rows + row * add->given_bytes, norm,
+                      vx_view_vector(view, slot));
         if (view->norms != NULL)
             view->norms[slot] = (float)norm;
     }
@@ -583,21 +564,35 @@ vx_status vx_index_add(vx_index *index, const float *rows, size_t n, const vx_la
                        vx_on_conflict on_conflict, const vx_run *run, vx_label *out_labels,
                        uint64_t *out_added, vx_error *err)
 {
-    return vx_index_take_in(index, rows, NULL, n, labels, on_conflict, run, out_labels, out_added,
-                            err);
+    return vx_index_add_typed(index, VX_F32, rows, n, labels, on_conflict, run, out_labels,
+                              out_added, err);
 }
 
-vx_status vx_index_take_in(vx_index *index, const float *rows, const vx_import *from, size_t n,
-                           const vx_label *labels, vx_on_conflict on_conflict, const vx_run *run,
+vx_status vx_index_add_typed(vx_index *index, vx_dtype given, const void *rows, size_t n,
+                             const vx_label *labels, vx_on_conflict on_conflict,
+                             const vx_run *run, vx_label *out_labels, uint64_t *out_added,
+                             vx_error *err)
+{
+    return vx_index_take_in(index, given, rows, NULL, n, labels, on_conflict, run, out_labels,
+                            out_added, err);
+}
+
+vx_status vx_index_take_in(vx_index *index, vx_dtype given, const void *rows,
+                           const vx_import *from, size_t n, const vx_label *labels, vx_on_conflict on_conflict, const vx_run *run,
                            vx_label *out_labels, uint64_t *out_added, vx_error *err)
 {
     static const vx_run plain = {0, NULL, NULL};
     struct add add = {.index = index, .run = run != NULL ? run : &plain, .rows = rows,
                       .from = from, .n = n, .labels = labels, .on_conflict = on_conflict};
     add.dim = index->graph.params.dim;
-    add.is_cosine = index->graph.params.metric == VX_COSINE;
+    add.form = &index->graph.form;
+    add.given = given;
+    add.given_bytes = add.dim * vx_dtype_bytes(given);
     if (out_added != NULL)
         *out_added = 0;
+    if (given != VX_F32 && given != add.form->dtype)
+        return vx_fail(err, VX_E_ARG, "vectors: expected float32 or %s",
+                       vx_dtype_name(add.form->dtype));
     if (n == 0)
         return vx_ok(err);
     if (n > VX_MAX_ROWS)

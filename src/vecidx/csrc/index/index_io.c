@@ -27,7 +27,7 @@ const vx_stored_plane vx_stored_planes[] = {
 };
 const size_t vx_n_stored_planes = sizeof vx_stored_planes / sizeof *vx_stored_planes;
 
-#define N_SECTIONS_MOST (sizeof vx_stored_planes / sizeof *vx_stored_planes + 2)
+#define N_SECTIONS_MOST (sizeof vx_stored_planes / sizeof *vx_stored_planes + 2 + VX_N_NOTES)
 
 static const char *const dtypes[] = {"float32", "float16", "bfloat16", "int8", "uint8", "bits"};
 static const char *const quantizations[] = {"none", "sq8", "sq4", "auto"};
@@ -102,6 +102,15 @@ static void plan_planes(struct plan *plan, const vx_index *index, const vx_view 
     }
 }
 
+static void plan_notes(struct plan *plan, const vx_index *index)
+{
+    for (int i = 0; i < VX_N_NOTES; i++)
+        if (index->notes[i].n > 0)
+            plan->sections[plan->n++] =
+                (vx_section){vx_note_kinds[i].kind, vx_note_kinds[i].flags, vx_note_kinds[i].name,
+                             index->notes[i].bytes, index->notes[i].n, NULL};
+}
+
 static vx_status make_plan(struct plan *plan, const vx_index *index, vx_error *err)
 {
     const vx_params *p = &index->graph.params;
@@ -110,7 +119,7 @@ static vx_status make_plan(struct plan *plan, const vx_index *index, vx_error *e
     const uint64_t fields[VX_N_FIELDS] = {
         [FIELD_DIM] = p->dim,
         [FIELD_METRIC] = p->metric,
-        [FIELD_DTYPE] = DTYPE_FLOAT32,
+        [FIELD_DTYPE] = p->dtype,
         [FIELD_QUANTIZATION] = p->quantization,
         [FIELD_M] = p->M,
         [FIELD_EF_CONSTRUCTION] = p->ef_construction,
@@ -128,6 +137,7 @@ static vx_status make_plan(struct plan *plan, const vx_index *index, vx_error *e
     };
     memcpy(plan->fields, fields, sizeof fields);
     plan_planes(plan, index, view, n);
+    plan_notes(plan, index);
     const vx_status st = view->codec != NULL ? plan_codec(plan, view, err) : VX_OK;
     return st == VX_OK && atomic_load(&view->any_dead) ? plan_tombstones(plan, view, n, err) : st;
 }
@@ -194,9 +204,9 @@ static vx_status refuse(vx_error *err, const char *what, uint64_t got)
 static vx_status check_words(const uint64_t *fields, vx_error *err)
 {
     const uint64_t dtype = fields[FIELD_DTYPE], quantization = fields[FIELD_QUANTIZATION];
-    if (dtype != DTYPE_FLOAT32)
+    if (dtype > VX_U8)
         return vx_fail(err, VX_E_FORMAT,
-                       "parameters: dtype %llu (%s): this vecidx reads float32 only; a newer "
+                       "parameters: dtype %llu (%s): this vecidx does not know it; a newer "
                        "vecidx is needed",
                        (unsigned long long)dtype, vx_io_dtype(dtype) ? vx_io_dtype(dtype) : "?");
     if (quantization != VX_QUANT_NONE && quantization != VX_QUANT_SQ8 &&
@@ -255,6 +265,8 @@ vx_status vx_io_fields(const vx_store *store, uint64_t fields[VX_N_FIELDS], vx_e
     if (st != VX_OK)
         return st;
     const uint64_t n = fields[FIELD_N_ROWS];
+    const uint64_t vector_bytes =
+        vx_round_up(fields[FIELD_DIM] * vx_dtype_bytes((vx_dtype)fields[FIELD_DTYPE]), VX_LINE);
     const struct {
         enum vx_field field;
         const char *name;
@@ -269,8 +281,7 @@ vx_status vx_io_fields(const vx_store *store, uint64_t fields[VX_N_FIELDS], vx_e
         {FIELD_N_DEAD, "number of deleted rows", 0, n},
         {FIELD_NEXT_LABEL, "next id", 0, (uint64_t)INT64_MAX + 1},
         {FIELD_N_UNPROVEN, "number of unproven rows", 0, VX_MAX_ROWS},
-        {FIELD_VECTOR_BYTES, "length of a vector", 4 * vx_round_up(fields[FIELD_DIM], 16),
-         4 * vx_round_up(fields[FIELD_DIM], 16)},
+        {FIELD_VECTOR_BYTES, "length of a vector", vector_bytes, vector_bytes},
         {FIELD_LINK_BYTES, "length of a link row", vx_round_up(8 * fields[FIELD_M], VX_LINE),
          VX_MAX_BLOCK_BYTES},
         {FIELD_UPPER_BYTES, "length of an upper link row",

@@ -27,6 +27,18 @@ extern const size_t vx_n_stored_planes;
 /* vx_codec_store's bytes; absent: rows are not quantised (yet). */
 #define SECTION_CODEC 17u
 
+/* Bytes that a binding keeps (index_notes.c): absent where there are none. */
+typedef struct vx_note_kind {
+    uint32_t kind;
+    const char *name;
+    uint32_t flags;
+    uint64_t most; /* bytes */
+} vx_note_kind;
+
+extern const vx_note_kind vx_note_kinds[VX_N_NOTES];
+
+vx_status vx_io_read_notes(vx_index *index, vx_store *store, vx_error *err);
+
 /* The parameter block: u64 each, in this order.  A reader takes missing ones for
  * 0, and refuses a file whose further ones are not. */
 enum vx_field {
@@ -39,9 +51,6 @@ enum vx_field {
 };
 
 #define FLAG_IDS_ARE_SLOTS 1u /* row i has id i: no id was ever given */
-
-/* Words of the file that have a number; all but the first are for later. */
-enum { DTYPE_FLOAT32 = 0 };
 
 /* Take the parameters from an open file: VX_E_FORMAT if no index of this version
  * can have them. */

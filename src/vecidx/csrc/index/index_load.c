@@ -276,12 +276,15 @@ static vx_status load_store(vx_store *store, vx_load_options options, const vx_r
     size_t n_known = 2;
     for (size_t i = 0; i < vx_n_stored_planes; i++)
         known[n_known++] = vx_stored_planes[i].kind;
+    for (size_t i = 0; i < VX_N_NOTES; i++)
+        known[n_known++] = vx_note_kinds[i].kind;
     vx_status st = vx_io_fields(store, l.fields, err);
     if (st == VX_OK)
         st = vx_store_require_known(store, known, n_known, err);
     const vx_params params = {
         .dim = (uint32_t)l.fields[FIELD_DIM],
         .metric = (uint32_t)l.fields[FIELD_METRIC],
+        .dtype = (uint32_t)l.fields[FIELD_DTYPE],
         .quantization = (uint32_t)l.fields[FIELD_QUANTIZATION],
         .M = (uint32_t)l.fields[FIELD_M],
         .ef_construction = (uint32_t)l.fields[FIELD_EF_CONSTRUCTION],
@@ -291,6 +294,8 @@ static vx_status load_store(vx_store *store, vx_load_options options, const vx_r
         st = vx_index_new(&params, &l.index, err);
     if (st == VX_OK)
         st = read_codec(&l, err);
+    if (st == VX_OK)
+        st = vx_io_read_notes(l.index, store, err);
     if (st == VX_OK && options.map != VX_MAP_NOTHING)
         st = map_file(&l, err);
     if (st == VX_OK)

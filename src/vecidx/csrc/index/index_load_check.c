@@ -18,7 +18,6 @@ struct rows {
     const vx_view *view;
     uint32_t n;
     uint64_t next_label;
-    size_t dim;
     bool ids_are_slots, with_vectors;
     uint64_t *is_twin; /* one bit a row: it is no node                           */
     _Atomic uint64_t bad; /* the first fault, slot << 8 | enum fault */
@@ -26,7 +25,7 @@ struct rows {
 
 enum fault {
     FAULT_NONE, FAULT_LINK, FAULT_TWIN_ROW, FAULT_UPPER_LINK, FAULT_VALUE, FAULT_PADDING,
-    FAULT_NORM, FAULT_ID, FAULT_ID_SLOT, FAULT_TWIN
+    FAULT_ZERO, FAULT_NORM, FAULT_ID, FAULT_ID_SLOT, FAULT_TWIN
 };
 
 static const struct {
@@ -40,6 +39,7 @@ static const struct {
                           "a link that leads to itself, nowhere or to no node, or is out of order"},
     [FAULT_VALUE] = {VX_PLANE_VECTORS, "NaN or infinity"},
     [FAULT_PADDING] = {VX_PLANE_VECTORS, "padding that is not zero"},
+    [FAULT_ZERO] = {VX_PLANE_VECTORS, "zeros only, which have no direction"},
     [FAULT_NORM] = {VX_PLANE_NORMS, "a length that is not above 0"},
     [FAULT_ID] = {VX_PLANE_LABELS, "an id that is negative or not below the next"},
     [FAULT_ID_SLOT] = {VX_PLANE_LABELS, "an id that is not the row's number"},
@@ -122,25 +122,14 @@ static enum fault look_at_links(const struct rows *r, vx_slot slot)
     return FAULT_NONE;
 }
 
-/* All ones in the exponent: NaN or infinity.  One more in its last place then
- * carries into the sign's: as integers and without a branch, so that the compiler
- * looks at several at once. */
 static enum fault look_at_vector(const struct rows *r, vx_slot slot)
 {
-    const float *vector = vx_view_vector(r->view, slot);
-    uint32_t seen[16] = {0}, bits[16], all = 0, rest = 0;
-    for (size_t i = 0; i < r->view->row_floats; i += 16) {
-        memcpy(bits, vector + i, sizeof bits);
-        for (size_t j = 0; j < 16; j++)
-            seen[j] |= (bits[j] & 0x7F800000u) + 0x00800000u;
+    switch (vx_form_check(&r->view->form, vx_view_vector(r->view, slot))) {
+    case VX_ROW_FINE: return FAULT_NONE;
+    case VX_ROW_BEYOND: return FAULT_PADDING;
+    case VX_ROW_ZERO: return FAULT_ZERO;
+    default: return FAULT_VALUE;
     }
-    for (size_t j = 0; j < 16; j++)
-        all |= seen[j];
-    for (size_t i = r->dim; i < r->view->row_floats; i++) {
-        memcpy(bits, vector + i, sizeof *bits);
-        rest |= bits[0];
-    }
-    return all >> 31 != 0 ? FAULT_VALUE : rest != 0 ? FAULT_PADDING : FAULT_NONE;
 }
 
 static enum fault look_at_row(const struct rows *r, vx_slot slot)
@@ -239,7 +228,7 @@ vx_status vx_io_check_rows(const vx_index *index, const vx_store *store,
 {
     const vx_view *view = atomic_load(&index->graph.view);
     struct rows r = {.store = store, .view = view, .n = (uint32_t)fields[FIELD_N_ROWS],
-                     .next_label = fields[FIELD_NEXT_LABEL], .dim = index->graph.params.dim,
+                     .next_label = fields[FIELD_NEXT_LABEL],
                      .with_vectors = with_vectors,
                      .ids_are_slots = (fields[FIELD_FLAGS] & FLAG_IDS_ARE_SLOTS) != 0};
     const vx_run quiet = {run != NULL ? run->num_threads : 0,

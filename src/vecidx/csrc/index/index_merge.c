@@ -82,6 +82,11 @@ static vx_status check_alike(const vx_index *index, const vx_index *other, vx_er
                        a->dim, b->dim);
     if (a->metric != b->metric)
         return vx_fail(err, VX_E_ARG, "other: expected an index of this index's metric");
+    if (a->dtype != b->dtype)
+        return vx_fail(err, VX_E_ARG,
+                       "other: expected an index of dtype %s (this index's), got %s; to convert, "
+                       "add other.get(other.ids())",
+                       vx_dtype_name((vx_dtype)a->dtype), vx_dtype_name((vx_dtype)b->dtype));
     return VX_OK;
 }
 
@@ -110,8 +115,8 @@ vx_status vx_index_merge(vx_index *index, vx_index *other, vx_on_conflict on_con
         const vx_import from = {view, o.slots, o.place_of, now.n};
         for (uint32_t i = 0; i < o.n; i++)
             labels[i] = view->labels[o.slots[i]];
-        st = vx_index_take_in(index, NULL, &from, o.n, labels, on_conflict, run, NULL, out_added,
-                              err);
+        st = vx_index_take_in(index, (vx_dtype)index->graph.params.dtype, NULL, &from, o.n, labels,
+                              on_conflict, run, NULL, out_added, err);
     }
     vx_free(labels);
     free_order(&o);

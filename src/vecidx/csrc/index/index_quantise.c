@@ -1,7 +1,7 @@
 /* index_quantise.c - when an index takes to codes, and whether it should.
  *
- * Codes pay where they are shorter than the rows, and serve where the nearest rows
- * are still the nearest by their codes.  Both are looked at before the graph is
+ * Codes pay where they are shorter than the rows, or need not be kept (vx_keeps_codes),
+ * and serve where the nearest rows are still the nearest by their codes.  Both are looked at before the graph is
  * moved to them; where the answer is no, it stays on the vectors, and is asked again
  * when there are twice as many rows. */
 #include <math.h>
@@ -30,11 +30,19 @@
  * their products than by codes with an added dimension (quant_codec.h). */
 #define EVEN_LENGTHS 0.02
 
+/* Up to here a row of float32 is a line, which codes cannot shorten. */
+#define FEW_DIMS 16u
+
+/* Rows that are made float32 to train on: as many as a codec looks at, in 256 MB. */
+#define LESSON_ROWS 8192u
+#define LESSON_FLOATS (1u << 26)
+
 struct trial {
     const vx_view *view;
     const vx_codec *codec;
     const vx_ops *ops;
-    int kind;                 /* of the vectors                                */
+    const vx_metric_ops *by_row; /* of the vectors                             */
+    float *floats;            /* of each thread: a row                         */
     uint32_t n;               /* rows of the sample                            */
     vx_slot *slots;
     uint8_t *codes, *ranks;   /* of them                                       */
@@ -73,18 +81,19 @@ static uint32_t count_common(const uint32_t *near, const uint32_t *found, uint32
 static void encode_piece(void *arg, size_t begin, size_t end, unsigned who)
 {
     const struct trial *t = arg;
-    (void)who;
+    float *room = t->floats + who * t->view->form.query_floats;
     for (size_t i = begin; i < end; i++) {
         uint8_t *code = t->codes + i * t->codec->row_bytes;
-        (void)vx_codec_encode(t->codec, vx_view_vector(t->view, t->slots[i]), false, code);
+        const float *row = vx_view_floats(t->view, t->slots[i], room);
+        (void)vx_codec_encode(t->codec, row, false, code);
         if (t->codec->has_ranks) {
             int16_t coords[VX_RANK_COORDS];
             vx_codec_coords(t->codec, t->ops->coords, code, coords);
             vx_codec_rank(coords, t->ranks + i * VX_RANK_BYTES);
         }
         if (i % TRIAL_STEP == 0)
-            (void)vx_codec_encode(t->codec, vx_view_vector(t->view, t->slots[i]), true,
-                            t->queries + i / TRIAL_STEP * t->codec->row_bytes);
+            (void)vx_codec_encode(t->codec, row, true,
+                                  t->queries + i / TRIAL_STEP * t->codec->row_bytes);
     }
 }
 
@@ -97,8 +106,8 @@ static void query_piece(void *arg, size_t begin, size_t end, unsigned who)
     (void)who;
     for (size_t i = begin; i < end; i++) {
         const size_t at = i * TRIAL_STEP;
-        t->ops->kind[t->kind].many(vx_view_vector(t->view, t->slots[at]), t->view->vectors,
-                                   t->view->row_floats * sizeof(float), t->slots, t->n, dists);
+        t->by_row->many(vx_view_vector(t->view, t->slots[at]), t->view->vectors,
+                        t->view->form.row_bytes, t->slots, t->n, dists);
         take_nearest(dists, t->n, TRIAL_NEAR, near);
         t->ops->kind[VX_KIND_U8_L2SQ].scan(t->queries + i * bytes, t->codes, bytes, t->n, dists);
         take_nearest(dists, t->n, CODE_DEPTH, found);
@@ -115,8 +124,10 @@ static void query_piece(void *arg, size_t begin, size_t end, unsigned who)
     }
 }
 
-static vx_status run_trial(struct trial *t, const vx_run *run, vx_error *err)
+static vx_status run_trial(struct trial *t, const vx_run *given, vx_error *err)
 {
+    vx_run fixed = given != NULL ? *given : (vx_run){0, NULL, NULL}, *run = &fixed;
+    fixed.num_threads = vx_pool_width(given);
     vx_status st = vx_pool_run(t->n, 64, run, 0, 0, encode_piece, t);
     if (st == VX_OK)
         st = vx_pool_run((t->n + TRIAL_STEP - 1) / TRIAL_STEP, 1, run, 0, 0, query_piece, t);
@@ -131,7 +142,9 @@ static vx_status try_codec(const vx_index *index, const vx_codec *codec, uint32_
     struct trial t = {.view = atomic_load(&index->graph.view), .codec = codec};
     const size_t room = ((size_t)32 << 20) / codec->row_bytes; /* of 65,536 dimensions: 511 */
     t.ops = vx_ops_of(vx_level_active());
-    t.kind = index->graph.params.metric == VX_L2SQ ? VX_KIND_F32_L2SQ : VX_KIND_F32_IP;
+    const vx_params *p = &index->graph.params;
+    t.by_row = &t.ops->kind[vx_kind_of((vx_dtype)p->dtype, (vx_metric)p->metric, true)];
+    t.floats = vx_alloc(vx_pool_width(run) * t.view->form.query_floats, sizeof *t.floats);
     t.n = n_rows < TRIAL_ROWS ? n_rows : TRIAL_ROWS;
     t.n = t.n < room ? t.n : (uint32_t)room;
     t.slots = vx_alloc(t.n, sizeof *t.slots);
@@ -139,7 +152,8 @@ static vx_status try_codec(const vx_index *index, const vx_codec *codec, uint32_
     t.ranks = vx_alloc(t.n, VX_RANK_BYTES);
     t.queries = vx_alloc(TRIAL_QUERIES, codec->row_bytes);
     vx_status st = VX_E_NOMEM;
-    if (t.slots == NULL || t.codes == NULL || t.ranks == NULL || t.queries == NULL) {
+    if (t.slots == NULL || t.codes == NULL || t.ranks == NULL || t.queries == NULL ||
+        t.floats == NULL) {
         vx_fail_nomem(err, "training codes");
     } else {
         for (uint32_t i = 0; i < t.n; i++)
@@ -153,7 +167,15 @@ static vx_status try_codec(const vx_index *index, const vx_codec *codec, uint32_
     vx_free(t.codes);
     vx_free(t.ranks);
     vx_free(t.queries);
+    vx_free(t.floats);
     return st;
+}
+
+static double length_of(const vx_view *view, vx_slot slot)
+{
+    double length;
+    (void)vx_form_inspect(&view->form, view->form.dtype, vx_view_vector(view, slot), &length);
+    return length;
 }
 
 /* Could codes be of use for rows like these? */
@@ -161,17 +183,52 @@ static bool is_fit(const vx_index *index, uint32_t n_rows)
 {
     const vx_params *p = &index->graph.params;
     const vx_view *view = atomic_load(&index->graph.view);
-    if (vx_round_up(p->dim + (p->metric == VX_IP), VX_LINE) >= view->row_floats * sizeof(float))
-        return false; /* a code is as long as its row */
+    if (p->dim <= FEW_DIMS)
+        return false;
     double least = INFINITY, most = 0;
     for (uint32_t i = 0; p->metric == VX_IP && i < TRIAL_ROWS; i++) {
-        double length;
-        (void)vx_row_inspect(vx_view_vector(view, (vx_slot)((uint64_t)i * n_rows / TRIAL_ROWS)),
-                             p->dim, false, &length);
+        const double length = length_of(view, (vx_slot)((uint64_t)i * n_rows / TRIAL_ROWS));
         least = length < least ? length : least;
         most = length > most ? length : most;
     }
     return most == 0 || least >= (1 - EVEN_LENGTHS) * most;
+}
+
+/* Rows to train on: all there are, where they are float32, or some of them made so. */
+struct lesson {
+    const float *rows;
+    float *made; /* to be freed */
+    uint64_t n;
+};
+
+static vx_status take_lesson(const vx_view *view, uint32_t n_rows, bool is_ip,
+                             struct lesson *out, vx_error *err)
+{
+    const vx_form *form = &view->form;
+    *out = (struct lesson){(const float *)(const void *)view->vectors, NULL, n_rows};
+    if (form->dtype == VX_F32)
+        return VX_OK;
+    const uint32_t most = LESSON_FLOATS / (uint32_t)form->query_floats;
+    out->n = n_rows < LESSON_ROWS ? n_rows : LESSON_ROWS;
+    out->n = out->n < most ? out->n : most;
+    out->rows = out->made = vx_alloc(out->n * form->query_floats, sizeof *out->made);
+    if (out->made == NULL)
+        return vx_fail_nomem(err, "training codes");
+    for (uint64_t i = 0; i < out->n; i++)
+        vx_form_read(form, vx_view_vector(view, (vx_slot)(i * n_rows / out->n)),
+                     out->made + i * form->query_floats);
+    if (!is_ip)
+        return VX_OK;
+    vx_slot longest = 0; /* it says how far rows reach, so it has to be among them */
+    double length = 0;
+    for (vx_slot slot = 0; slot < n_rows; slot++) {
+        const double its = length_of(view, slot);
+        longest = its > length ? slot : longest;
+        length = its > length ? its : length;
+    }
+    vx_form_read(form, vx_view_vector(view, longest),
+                 out->made + (out->n - 1) * form->query_floats);
+    return VX_OK;
 }
 
 /* Train a codec that serves; *out stays NULL if there is none. */
@@ -180,25 +237,29 @@ static vx_status train(const vx_index *index, uint32_t n_rows, const vx_run *run
 {
     const vx_params *p = &index->graph.params;
     const vx_view *view = atomic_load(&index->graph.view);
-    bool sketches = p->quantization == VX_QUANT_AUTO;
-    for (;;) {
+    bool sketches = p->quantization == VX_QUANT_AUTO, again = true;
+    struct lesson lesson;
+    vx_status st = take_lesson(view, n_rows, p->metric == VX_IP, &lesson, err);
+    while (st == VX_OK && again) {
         vx_codec *codec = NULL;
         double by_code = 0, by_rank = 0;
-        vx_status st = vx_codec_train(view->vectors, view->row_floats, n_rows, p->dim,
-                                      p->metric == VX_IP, sketches,
-                                      vx_ops_of(vx_level_active())->coords, run, &codec, err);
+        st = vx_codec_train(lesson.rows, view->form.query_floats, lesson.n, p->dim,
+                            p->metric == VX_IP, sketches,
+                            vx_ops_of(vx_level_active())->coords, run, &codec, err);
         if (st == VX_OK)
             st = try_codec(index, codec, n_rows, run, &by_code, &by_rank, err);
-        if (st == VX_OK && by_code >= ENOUGH && (!codec->has_ranks || by_rank >= ENOUGH)) {
+        const bool is_worth_it = st == VX_OK && (!vx_keeps_codes(p, codec) ||
+                                                 codec->row_bytes < view->form.row_bytes);
+        if (is_worth_it && by_code >= ENOUGH && (!codec->has_ranks || by_rank >= ENOUGH)) {
             *out = codec;
-            return VX_OK;
+            break;
         }
-        const bool again = st == VX_OK && by_code >= ENOUGH && sketches;
+        again = st == VX_OK && by_code >= ENOUGH && sketches;
         vx_codec_free(codec);
-        if (!again)
-            return st;
         sketches = false; /* byte codes serve, rank codes do not */
     }
+    vx_free(lesson.made);
+    return st;
 }
 
 vx_status vx_index_quantise(vx_index *index, const vx_slot *slots, size_t n, vx_slot end,
@@ -208,7 +269,9 @@ vx_status vx_index_quantise(vx_index *index, const vx_slot *slots, size_t n, vx_
     const vx_view *view = atomic_load(&graph->view);
     if (view->codec != NULL) {
         const vx_status st = vx_graph_encode(graph, slots, n, run);
-        return st == VX_OK ? st : vx_fail(err, st, "interrupted");
+        return st == VX_OK         ? st
+               : st == VX_E_NOMEM ? vx_fail_nomem(err, "adding rows")
+                                  : vx_fail(err, st, "interrupted");
     }
     if (graph->params.quantization == VX_QUANT_NONE || end < VX_TRAIN_ROWS ||
         end < index->retrain_rows)

@@ -6,8 +6,9 @@
 
 /* Two sets of rows, copied into padded storage. */
 struct rows {
-    float *a, *b;
-    size_t row_floats;
+    char *a, *b;
+    size_t a_bytes; /* of a row of a: as b's, or those of a float32 query */
+    vx_form form;
     const vx_metric_ops *ops;
 };
 
@@ -17,50 +18,73 @@ static void free_rows(struct rows *rows)
     vx_free(rows->b);
 }
 
-static vx_status take_rows(struct rows *rows, const char *level, vx_metric metric, const float *a,
-                           size_t n_a, const float *b, size_t n_b, size_t dim, vx_error *err)
+/* Under cosine floats are stored as unit rows. */
+static vx_status take_row(const vx_form *form, bool by_row, const float *from, void *to,
+                          vx_error *err)
+{
+    double norm;
+    const vx_row_fault fault = by_row ? vx_form_inspect(form, VX_F32, from, &norm)
+                                      : vx_row_inspect(from, form->dim, form->is_cosine, &norm);
+    if (fault != VX_ROW_FINE)
+        return vx_row_refuse(fault, form->dtype, "rows", 0, err);
+    if (by_row)
+        vx_form_write(form, VX_F32, from, norm, to);
+    else
+        (void)vx_query_prepare(&(vx_form){.dtype = VX_F32, .dim = form->dim,
+                                          .is_cosine = form->is_cosine,
+                                          .query_floats = form->query_floats},
+                               from, norm, to, NULL);
+    return VX_OK;
+}
+
+static vx_status take_rows(struct rows *rows, const char *level, vx_metric metric, vx_dtype dtype,
+                           bool by_row, const float *a, size_t n_a, const float *b, size_t n_b,
+                           size_t dim, vx_error *err)
 {
     const int number = vx_level_from_name(level);
     if (number < 0 || !vx_level_runs((vx_level)number) || vx_ops_of((vx_level)number) == NULL)
         return vx_fail(err, VX_E_ARG, "level: this CPU cannot run %s", level);
-    rows->ops = &vx_ops_of((vx_level)number)->kind[metric == VX_L2SQ ? VX_KIND_F32_L2SQ : VX_KIND_F32_IP];
-    rows->row_floats = vx_round_up(dim, 16);
-    rows->a = vx_alloc(n_a * rows->row_floats, sizeof *rows->a);
-    rows->b = vx_alloc(n_b * rows->row_floats, sizeof *rows->b);
+    const vx_params params = {.dim = (uint32_t)dim, .metric = metric, .dtype = dtype};
+    rows->ops = &vx_ops_of((vx_level)number)->kind[vx_kind_of(dtype, metric, by_row)];
+    rows->form = vx_form_of(&params);
+    rows->a_bytes = by_row ? rows->form.row_bytes : rows->form.query_floats * sizeof(float);
+    rows->a = vx_alloc(n_a, rows->a_bytes);
+    rows->b = vx_alloc(n_b, rows->form.row_bytes);
     if (rows->a == NULL || rows->b == NULL)
         return vx_fail_nomem(err, "test rows");
-    for (size_t i = 0; i < n_a; i++)
-        vx_row_store_vector(rows->a + i * rows->row_floats, rows->row_floats, a + i * dim, dim,
-                            false, 1);
-    for (size_t i = 0; i < n_b; i++)
-        vx_row_store_vector(rows->b + i * rows->row_floats, rows->row_floats, b + i * dim, dim,
-                            false, 1);
-    return VX_OK;
+    vx_status st = VX_OK;
+    for (size_t i = 0; i < n_a && st == VX_OK; i++)
+        st = take_row(&rows->form, by_row, a + i * dim, rows->a + i * rows->a_bytes, err);
+    for (size_t i = 0; i < n_b && st == VX_OK; i++)
+        st = take_row(&rows->form, true, b + i * dim, rows->b + i * rows->form.row_bytes, err);
+    return st;
 }
 
-vx_status vx_test_pairs(const char *level, vx_metric metric, const float *a, const float *b,
-                        size_t n, size_t dim, float *out, vx_error *err)
+vx_status vx_test_pairs(const char *level, vx_metric metric, vx_dtype dtype, const float *a,
+                        const float *b, size_t n, size_t dim, float *out, vx_error *err)
 {
     struct rows rows = {0};
-    const vx_status st = take_rows(&rows, level, metric, a, n, b, n, dim, err);
+    const vx_status st = take_rows(&rows, level, metric, dtype, true, a, n, b, n, dim, err);
+    const size_t bytes = rows.form.row_bytes;
     for (size_t i = 0; st == VX_OK && i < n; i++)
-        out[i] = rows.ops->pair(rows.a + i * rows.row_floats, rows.b + i * rows.row_floats,
-                                rows.row_floats * sizeof(float));
+        out[i] = rows.ops->pair(rows.a + i * bytes, rows.b + i * bytes, bytes);
     free_rows(&rows);
     return st;
 }
 
-vx_status vx_test_many(const char *level, vx_metric metric, const float *a, const float *b,
-                       size_t n, size_t dim, float *out, vx_error *err)
+vx_status vx_test_many(const char *level, vx_metric metric, vx_dtype dtype, int by_row,
+                       const float *a, const float *b, size_t n, size_t dim, float *out,
+                       vx_error *err)
 {
     struct rows rows = {0};
     vx_slot *slots = vx_alloc(n, sizeof *slots);
-    vx_status st = slots != NULL ? take_rows(&rows, level, metric, a, 1, b, n, dim, err)
-                                 : vx_fail_nomem(err, "test rows");
+    vx_status st = slots != NULL
+                       ? take_rows(&rows, level, metric, dtype, by_row != 0, a, 1, b, n, dim, err)
+                       : vx_fail_nomem(err, "test rows");
     if (st == VX_OK) {
         for (size_t i = 0; i < n; i++)
             slots[i] = (vx_slot)i;
-        rows.ops->many(rows.a, rows.b, rows.row_floats * sizeof(float), slots, n, out);
+        rows.ops->many(rows.a, rows.b, rows.form.row_bytes, slots, n, out);
     }
     free_rows(&rows);
     vx_free(slots);

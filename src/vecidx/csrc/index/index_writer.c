@@ -46,6 +46,7 @@ static void leave_queue(vx_writer *writer, const vx_turn *turn)
 static void hand_over(vx_writer *writer)
 {
     vx_turn *next = writer->first;
+    atomic_fetch_add(&writer->n_turns, next != NULL ? 2 : 1);
     writer->holder = next != NULL ? next->thread : NULL;
     if (next == NULL)
         return;
@@ -121,10 +122,12 @@ vx_status vx_writer_lock(vx_writer *writer, const char *verb, const vx_run *run,
                        "%s: this process was forked while another thread was changing the index; "
                        "this copy of it can be searched, but not changed: load it anew", verb);
     }
-    if (writer->holder == NULL)
+    if (writer->holder == NULL) {
         writer->holder = vx_this_thread();
-    else
+        atomic_fetch_add(&writer->n_turns, 1);
+    } else {
         st = stand_in_line(writer, run, 0, 0, false);
+    }
     vx_mutex_unlock(&writer->mutex);
     return say(st, err);
 }

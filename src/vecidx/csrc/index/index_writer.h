@@ -23,6 +23,9 @@ typedef struct vx_writer {
     unsigned generation;  /* forks between this process and the first one       */
     bool is_lost;         /* forked while another thread wrote                  */
     _Atomic uint32_t n_waiting;
+    /* Odd while anyone writes, and never the same again: between two equal even numbers
+     * nothing was written. */
+    _Atomic uint64_t n_turns;
 } vx_writer;
 
 void vx_writer_init(vx_writer *writer);
