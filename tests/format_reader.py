@@ -121,7 +121,7 @@ def read_parameters(block):
               "local_dim": (0, 2**32 - 1)}
     for name, (least, most) in limits.items():
         expect(least <= p[name] <= most, name)
-    expect(p["quantization"] in (0, 1, 3), "quantization")
+    expect(p["quantization"] in (0, 1, 2, 3), "quantization")
     value_bytes = np.dtype(VALUES[p["dtype"]]).itemsize
     expect(p["vector_bytes"] == pad(value_bytes * p["dim"], 64), "length of a vector")
     expect(p["upper_bytes"] == pad(4 * p["M"], 64), "length of a row of upper links")
@@ -185,7 +185,9 @@ class File:
             or (p["metric"] == IP and not self.codec.has_ranks))
         expect((16 in self._sections) == self.has_codes, "codes")
         if self.has_codes:
-            codes = self._take(16, "u1", pad(self.codec.c, 64))
+            codes = self._take(16, "u1", self.codec.row_bytes)
+            if self.codec.flips is not None:
+                codes = unpack_halves(codes)
             expect(not codes[:, self.codec.c:].any(), "behind the codes")
             self.codes = codes[:, :self.codec.c]
         ranks = self.codec is not None and self.codec.has_ranks
@@ -357,6 +359,24 @@ class File:
         return (squared + 2 * f * along) / unit, -512 * f / unit, e[:m] > 0
 
 
+def unpack_halves(rows):
+    """Values 0 to 15, 128 to each 64 bytes."""
+    lines = rows.reshape(len(rows), -1, 64)
+    return np.concatenate([lines & 15, lines >> 4], axis=2).reshape(len(rows), -1)
+
+
+def mix(y, flips):
+    """What makes the dimensions of a piece spread alike."""
+    p = 1 << (len(y).bit_length() - 1)
+    root = np.float32(np.sqrt(p))
+    for signs in flips:
+        y = y * signs
+        y[:p] = hadamard(y[:p]) / root
+        if p < len(y):
+            y[-p:] = hadamard(y[-p:]) / root
+    return y
+
+
 def unpack_ranks(row):
     """Levels 0 to 15 of the 256 coordinates."""
     halves = row.reshape(2, 64)
@@ -379,8 +399,16 @@ class Codec:
                "numbers of the codec")
         self.has_ranks, self.is_lossless, self.is_ip = ranks == 1, lossless == 1, is_ip
         width = pad(self.c, 64)
-        expect(len(data) == 64 + 4 * self.c + 8 * self.k + self.k * width, "length of the codec")
-        self.low, rest = np.frombuffer(data, "<f4", self.c, 64), 64 + 4 * self.c
+        halves = 2 * self.c if parameters["quantization"] == 2 else 0
+        expect(not halves or (self.k == 0 and lossless == 0), "a codec of half bytes")
+        expect(len(data) == 64 + 4 * (self.c + halves) + 8 * self.k + self.k * width,
+               "length of the codec")
+        self.row_bytes = -(-self.c // 128) * 64 if halves else width
+        self.low, rest = np.frombuffer(data, "<f4", self.c, 64), 64 + 4 * (self.c + halves)
+        self.flips = None
+        if halves:
+            self.flips = np.frombuffer(data, "<f4", halves, 64 + 4 * self.c).reshape(2, self.c)
+            expect((np.abs(self.flips) == 1).all(), "flips")
         self.center = np.frombuffer(data, "<f4", self.k, rest)
         self.signs = np.frombuffer(data, "<f4", self.k, rest + 4 * self.k)
         expect((np.abs(self.signs) == 1).all(), "signs")
@@ -388,12 +416,16 @@ class Codec:
         self.directions = directions.reshape(self.k, width)[:, :self.c].astype(int)
 
     def code(self, row):
-        """What a row becomes, before rounding: halves go up, then 0 to 255."""
+        """What a row becomes, before rounding: halves go up, then 0 to 255, or 0 to 15."""
         row = np.asarray(row, np.float32)
         if self.is_ip:
             left = float(self.R) ** 2 - float((row.astype(np.float64) ** 2).sum())
             row = np.append(row, np.float32(np.sqrt(max(left, 0))))
-        return (row - self.low) * self.inverse
+        y = (row - self.low) * self.inverse
+        if self.flips is not None:                 # the middle of a level is its number
+            pieces = [slice(at, at + 4096) for at in range(0, self.c, 4096)]
+            return np.concatenate([mix(y[p], self.flips[:, p]) for p in pieces]) + 7.5
+        return y
 
     def coordinates(self, code):
         raw = self.directions @ code.astype(int)

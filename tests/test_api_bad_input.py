@@ -183,7 +183,6 @@ def test_ef_below_k_still_gives_k(index):
     ((8,), {"dtype": "bits"}, ValueError, "not in this version"),
     ((8,), {"dtype": np.int16}, ValueError, "dtype: expected 'float32', 'float16', 'bfloat16'"),
     ((8,), {"dtype": "complex64"}, ValueError, "dtype: expected 'float32'"),
-    ((8,), {"quantization": "sq4"}, ValueError, "not in this version"),
     ((8,), {"M": 1}, ValueError, "M: expected 2 to 127"),
     ((8,), {"M": 128}, ValueError, "M: expected 2 to 127"),
     ((8,), {"ef_construction": 0}, ValueError, "ef_construction: expected"),

@@ -14,7 +14,7 @@ MODES = [{}, {"verify": True}, {"mmap": True}, {"mmap": True, "verify": True},
 
 
 def test_they_are_there():
-    assert len(GOLDEN) >= 21
+    assert len(GOLDEN) >= 22
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)

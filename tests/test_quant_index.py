@@ -21,7 +21,7 @@ from helpers import (
 from vecidx import _core
 
 TRAIN_ROWS = 10_000
-WORDS = ("sq8", "auto")
+WORDS = ("sq8", "sq4", "auto")
 LEVELS = _core.simd_available()
 
 
@@ -158,7 +158,7 @@ np.savez(path, ids=ids, distances=distances, links=links)
 """
 
 
-@pytest.mark.parametrize("dim,word", [(40, "sq8"), (40, "auto"), (300, "auto")])
+@pytest.mark.parametrize("dim,word", [(40, "sq8"), (200, "sq4"), (40, "auto"), (300, "auto")])
 def test_levels_find_the_same(dim, word, tmp_path):
     """Codes are whole numbers: every level builds one graph and walks it one way."""
     found = []

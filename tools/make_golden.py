@@ -92,6 +92,7 @@ GOLDEN = {
     "wanted": lambda: plain(40, 2, M=4, quantization="auto"),  # too few rows for codes
     "sq8": lambda: quantised(200, 6, metric="ip", quantization="sq8"),
     "bytes": lambda: quantised(200, 3, metric="l2", quantization="sq8", whole=True),
+    "sq4": lambda: quantised(100, 36, metric="l2", quantization="sq4"),
     "auto": lambda: quantised(300, 8, metric="l2", quantization="auto"),
     "auto-ip": lambda: quantised(150, 9, metric="ip", quantization="auto"),
     "float16": lambda: typed(90, 33, "float16", metric="cosine", M=4),

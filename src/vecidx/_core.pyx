@@ -29,7 +29,7 @@ METRICS = {"l2": <int>VX_L2SQ, "ip": <int>VX_IP, "cosine": <int>VX_COSINE}
 DTYPES = {"float32": <int>VX_F32, "float16": <int>VX_F16, "bfloat16": <int>VX_BF16,
           "int8": <int>VX_I8, "uint8": <int>VX_U8}
 QUANTIZATIONS = {None: <int>VX_QUANT_NONE, "sq8": <int>VX_QUANT_SQ8,
-                 "auto": <int>VX_QUANT_AUTO}
+                 "sq4": <int>VX_QUANT_SQ4, "auto": <int>VX_QUANT_AUTO}
 MAP_MODES = {False: <int>VX_MAP_NOTHING, True: <int>VX_MAP_ALL, "vectors": <int>VX_MAP_VECTORS}
 ON_CONFLICT = {"replace": <int>VX_REPLACE, "error": <int>VX_ERROR, "skip": <int>VX_SKIP}
 ON_MISSING = {"error": <int>VX_MISSING_ERROR, "ignore": <int>VX_MISSING_IGNORE}

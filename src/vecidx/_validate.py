@@ -260,8 +260,7 @@ def check_quantization(quantization):
     """The word for what the graph is walked on, or None."""
     if quantization is None:
         return None
-    return check_word(quantization, name="quantization", known=("auto", "sq8"),
-                      later=("sq4",))
+    return check_word(quantization, name="quantization", known=("auto", "sq8", "sq4"))
 
 
 def as_path(path):

@@ -45,6 +45,7 @@ cdef extern from "vecidx.h" nogil:
     ctypedef enum vx_quantization:
         VX_QUANT_NONE
         VX_QUANT_SQ8
+        VX_QUANT_SQ4
         VX_QUANT_AUTO
 
     ctypedef struct vx_params:

@@ -65,18 +65,18 @@ class Index(Asking):
         Size of the candidate list when a row is linked, 1 to 65,536; the walk
         of a build expands the nearest five eighths of it.  More raises recall
         and build time, not memory.
-    quantization : {None, "sq8", "auto"}
+    quantization : {None, "sq8", "sq4", "auto"}
         What searches compare on their way.  None: the vectors.  ``"sq8"``: codes
-        of one byte a value.  ``"auto"``: codes, and where they pay, shorter ones
-        and a sketch of each link, which tells most neighbours apart unread: the
-        fastest, for about ``dim + 36 * M`` bytes a vector more, and 128 from 256
-        dimensions on; ``dim`` fewer where `dtype` is not float32, since such
-        vectors do for codes.  The vectors stay: the nearest are compared again by them,
-        and distances are theirs.  Codes are trained once there are 10,000
-        vectors; where they would be no shorter (16 dimensions and less; "sq8" of
-        vectors of bytes) or would
-        find less (clusters too tight for a byte, ``"ip"`` of vectors of uneven
-        length), the vectors go on being compared.
+        of one byte a value.  ``"sq4"``: of half a byte.  ``"auto"``: codes, and
+        where they pay, shorter ones and a sketch of each link, which tells most
+        neighbours apart unread: the fastest, for about ``dim + 36 * M`` bytes a
+        vector more, and 128 from 256 dimensions on; ``dim`` fewer where `dtype` is
+        not float32, since such vectors do for codes.  The vectors stay: the nearest
+        are compared again by them, and distances are theirs.  Codes are trained
+        once there are 10,000 vectors, and again when later ones are unlike those;
+        where they would be no shorter (16 dimensions and less; "sq8" of vectors of
+        bytes) or would find less (clusters too tight for a byte, ``"ip"`` of vectors
+        of uneven length), the vectors go on being compared.
     seed : int
         Of the random layers, 0 to 2**64 - 1.  The same rows in the same calls
         with the same seed give the same graph, whatever the number of threads,

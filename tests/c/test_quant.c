@@ -61,8 +61,27 @@ static float u4_distance(const uint8_t *q, const uint8_t *x, size_t n)
 
 enum { N_ROWS = 11 };
 
-static void compare_distances(const vx_metric_ops *ops, size_t bytes, bool packed, bool extreme)
+/* Half bytes, both packed; their order does not matter. */
+static float n4_distance(const uint8_t *a, const uint8_t *b, size_t bytes)
 {
+    uint64_t sum = 0;
+    for (size_t i = 0; i < bytes; i++) {
+        const int low = (a[i] & 15) - (b[i] & 15), high = (a[i] >> 4) - (b[i] >> 4);
+        sum += (uint64_t)(low * low + high * high);
+    }
+    return (float)sum;
+}
+
+static float true_distance(int kind, const uint8_t *q, const uint8_t *x, size_t bytes)
+{
+    return kind == VX_KIND_U4_L2SQ   ? u4_distance(q, x, bytes)
+           : kind == VX_KIND_N4_L2SQ ? n4_distance(q, x, bytes)
+                                     : u8_distance(q, x, bytes);
+}
+
+static void compare_distances(const vx_ops *all, int kind, size_t bytes, bool extreme)
+{
+    const vx_metric_ops *ops = &all->kind[kind];
     uint8_t *query = random_bytes(2 * bytes, extreme), *rows = random_bytes(N_ROWS * bytes, extreme);
     vx_slot slots[N_ROWS];
     float want[N_ROWS], many[N_ROWS + 4], scan[N_ROWS + 4];
@@ -71,8 +90,7 @@ static void compare_distances(const vx_metric_ops *ops, size_t bytes, bool packe
             rows[i] = query[i] ? 0 : 255;
     for (size_t i = 0; i < N_ROWS; i++) {
         slots[i] = (vx_slot)(N_ROWS - 1 - i);
-        want[i] = packed ? u4_distance(query, rows + i * bytes, bytes)
-                         : u8_distance(query, rows + i * bytes, bytes);
+        want[i] = true_distance(kind, query, rows + i * bytes, bytes);
         CHECK(ops->pair(query, rows + i * bytes, bytes) == want[i]);
     }
     ops->many(query, rows, bytes, slots, N_ROWS, many);
@@ -91,9 +109,10 @@ VX_TEST(distances_of_codes_are_exact_at_every_level)
     for (size_t l = 0; (ops = level_ops(l)) != NULL; l++)
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
             for (int extreme = 0; extreme <= 1; extreme++) {
-                compare_distances(&ops->kind[VX_KIND_U8_L2SQ], sizes[i], false, extreme);
+                compare_distances(ops, VX_KIND_U8_L2SQ, sizes[i], extreme);
+                compare_distances(ops, VX_KIND_N4_L2SQ, sizes[i], extreme);
                 if (sizes[i] <= 4096)
-                    compare_distances(&ops->kind[VX_KIND_U4_L2SQ], sizes[i], true, extreme);
+                    compare_distances(ops, VX_KIND_U4_L2SQ, sizes[i], extreme);
             }
 }
 
@@ -252,7 +271,8 @@ static vx_codec *train(const float *rows, size_t n, size_t dim, size_t row_float
     const vx_run run = {threads, NULL, NULL};
     vx_codec *codec = NULL;
     vx_error err;
-    CHECK(vx_codec_train(rows, row_floats, n, (uint32_t)dim, is_ip, sketches, ops->coords, &run,
+    CHECK(vx_codec_train(rows, row_floats, n, (uint32_t)dim, is_ip,
+                         sketches ? VX_CODES_SKETCHED : VX_CODES_BYTES, ops->coords, &run,
                          &codec, &err) == VX_OK);
     return codec;
 }
@@ -367,6 +387,64 @@ VX_TEST(outliers_are_clipped)
     check_errors(codec, rows, N, DIM);
     vx_codec_free(codec);
     vx_free(rows);
+}
+
+/* Distances of four bits stand for those of rows, packed or not, whatever the spread of
+ * single dimensions. */
+VX_TEST(half_bytes_keep_distances)
+{
+    const size_t dims[] = {1, 2, 63, 64, 100, 128, 129, 384, 768, 5000};
+    seed = 12;
+    for (size_t d = 0; d < sizeof dims / sizeof *dims; d++) {
+        const size_t dim = dims[d], row_floats = vx_round_up(dim, 16), n = 300;
+        float *rows = random_rows(n, dim, row_floats);
+        vx_codec *codec = NULL, *back = NULL;
+        vx_error err;
+        for (size_t i = 0; i < n; i++)
+            for (size_t j = 0; j < dim; j += 10)
+                rows[i * row_floats + j] *= 4;
+        CHECK(vx_codec_train(rows, row_floats, n, (uint32_t)dim, false, VX_CODES_NIBBLES,
+                             level_ops(0)->coords, NULL, &codec, &err) == VX_OK);
+        CHECK(codec->row_bytes == (dim + 127) / 128 * 64);
+        const size_t bytes = codec->row_bytes, stored = vx_codec_stored_bytes(codec);
+        uint8_t *codes = vx_alloc(n, bytes), *query = vx_alloc(2, bytes), *other = vx_alloc(2, bytes);
+        char *file = vx_alloc(stored, 1);
+        for (size_t i = 0; i < n; i++)
+            vx_codec_encode(codec, rows + i * row_floats, false, codes + i * bytes);
+        CHECK(vx_codec_encode(codec, rows, true, query));
+        double error = 0, whole = 0;
+        for (size_t i = 1; i < n; i++) {
+            double sum = 0;
+            for (size_t j = 0; j < dim; j++) {
+                const double e = (double)rows[j] - (double)rows[i * row_floats + j];
+                sum += e * e / (double)codec->step / (double)codec->step;
+            }
+            const double asym = (double)level_ops(0)->kind[VX_KIND_U4_L2SQ].pair(
+                                    query, codes + i * bytes, bytes) / 256;
+            const double sym =
+                (double)level_ops(0)->kind[VX_KIND_N4_L2SQ].pair(codes, codes + i * bytes, bytes);
+            error += fabs(asym - sum) + fabs(sym - sum);
+            whole += 2 * sum;
+        }
+        CHECK(dim < 60 || error < 0.15 * whole);
+        vx_codec_store(codec, file);
+        CHECK(vx_codec_restore(file, stored, (uint32_t)dim, false, true, &back, &err) == VX_OK);
+        CHECK(vx_codec_equals(codec, back));
+        vx_codec_encode(back, rows, true, other);
+        CHECK(memcmp(query, other, 2 * bytes) == 0);
+        vx_codec_free(back);
+        CHECK(vx_codec_restore(file, stored - 4, (uint32_t)dim, false, true, &back, &err) ==
+              VX_E_FORMAT);
+        ((float *)(void *)file)[16 + dim] = 2; /* a sign */
+        CHECK(vx_codec_restore(file, stored, (uint32_t)dim, false, true, &back, &err) ==
+              VX_E_FORMAT);
+        vx_codec_free(codec);
+        vx_free(codes);
+        vx_free(query);
+        vx_free(other);
+        vx_free(file);
+        vx_free(rows);
+    }
 }
 
 /* The order of codes' distances is that of 1 - q.x, up to what a byte loses. */
@@ -680,6 +758,7 @@ static void live(uint32_t quantization)
 }
 
 VX_TEST(readers_of_codes_beside_a_writer) { live(VX_QUANT_SQ8); }
+VX_TEST(readers_of_half_bytes_beside_a_writer) { live(VX_QUANT_SQ4); }
 VX_TEST(readers_of_sketches_beside_a_writer) { live(VX_QUANT_AUTO); }
 
 /* ---- running out ------------------------------------------------------------------------ */

@@ -99,8 +99,9 @@ typedef enum vx_dtype {
 typedef enum vx_quantization {
     VX_QUANT_NONE = 0, /* the rows as they are                             */
     VX_QUANT_SQ8 = 1,  /* one byte a dimension                             */
-    VX_QUANT_AUTO = 3  /* that, and sketches of edges and short codes for
-                        * searching (2 is kept for four bits)          */
+    VX_QUANT_SQ4 = 2,  /* half a byte a dimension                          */
+    VX_QUANT_AUTO = 3  /* a byte, and sketches of edges and short codes for
+                        * searching                                        */
 } vx_quantization;
 #define VX_TRAIN_ROWS 10000u
 

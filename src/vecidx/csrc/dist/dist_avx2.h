@@ -160,6 +160,34 @@ VX_INLINE void u4l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, u
         out[i] = u4l2sq_1(q, x[i], n);
 }
 
+/* Differences of at most 15: four of their squares fit 16 bits. */
+VX_INLINE __m256i step_n4_avx2(__m256i acc, __m256i q, const uint8_t *x)
+{
+    const __m256i low = _mm256_set1_epi8(15), both = load_u8_avx2(x);
+    const __m256i a = _mm256_abs_epi8(
+        _mm256_sub_epi8(_mm256_and_si256(q, low), _mm256_and_si256(both, low)));
+    const __m256i b =
+        _mm256_abs_epi8(_mm256_sub_epi8(_mm256_and_si256(_mm256_srli_epi16(q, 4), low),
+                                        _mm256_and_si256(_mm256_srli_epi16(both, 4), low)));
+    const __m256i squares =
+        _mm256_add_epi16(_mm256_maddubs_epi16(a, a), _mm256_maddubs_epi16(b, b));
+    return _mm256_add_epi32(acc, _mm256_madd_epi16(squares, _mm256_set1_epi16(1)));
+}
+
+VX_INLINE uint32_t n4l2sq_1(const uint8_t *q, const uint8_t *x, size_t n)
+{
+    __m256i acc = _mm256_setzero_si256();
+    for (size_t i = 0; i < n; i += 32)
+        acc = step_n4_avx2(acc, load_u8_avx2(q + i), x + i);
+    return sum_u32_avx2(acc);
+}
+
+VX_INLINE void n4l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, uint32_t out[4])
+{
+    for (int i = 0; i < 4; i++)
+        out[i] = n4l2sq_1(q, x[i], n);
+}
+
 /* Bit i: is the estimate of edge i, of 8, below the limit? */
 VX_INLINE uint32_t gate_8_avx2(__m128i sums, const uint16_t *factors, __m256 step, __m256 shift,
                                __m256 limit)

@@ -221,6 +221,55 @@ VX_INLINE void u4l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, u
     _mm_storeu_si128((__m128i *)(void *)out, sum4_epi32_avx512(a0, a1, a2, a3));
 }
 
+/* Squares of differences of at most 15, added. */
+VX_INLINE __m512i step_square4_avx512(__m512i acc, __m512i d)
+{
+    d = _mm512_abs_epi8(d);
+#ifdef VX_HAS_VNNI
+    return _mm512_dpbusd_epi32(acc, d, d);
+#else
+    return _mm512_add_epi32(
+        acc, _mm512_madd_epi16(_mm512_maddubs_epi16(d, d), _mm512_set1_epi16(1)));
+#endif
+}
+
+VX_INLINE __m512i step_n4_avx512(__m512i acc, __m512i q_lo, __m512i q_hi, const uint8_t *x)
+{
+    const __m512i low = _mm512_set1_epi8(15), both = _mm512_load_si512(x);
+    acc = step_square4_avx512(acc, _mm512_sub_epi8(q_lo, _mm512_and_si512(both, low)));
+    return step_square4_avx512(
+        acc,
+        _mm512_sub_epi8(q_hi, _mm512_and_si512(_mm512_srli_epi16(both, 4), low)));
+}
+
+VX_INLINE uint32_t n4l2sq_1(const uint8_t *q, const uint8_t *x, size_t n)
+{
+    const __m512i low = _mm512_set1_epi8(15);
+    __m512i acc = _mm512_setzero_si512();
+    for (size_t i = 0; i < n; i += 64) {
+        const __m512i both = _mm512_load_si512(q + i);
+        acc = step_n4_avx512(acc, _mm512_and_si512(both, low),
+                             _mm512_and_si512(_mm512_srli_epi16(both, 4), low), x + i);
+    }
+    return sum_u32_avx512(acc);
+}
+
+VX_INLINE void n4l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, uint32_t out[4])
+{
+    const __m512i low = _mm512_set1_epi8(15);
+    __m512i a0 = _mm512_setzero_si512(), a1 = a0, a2 = a0, a3 = a0;
+    for (size_t i = 0; i < n; i += 64) {
+        const __m512i both = _mm512_load_si512(q + i);
+        const __m512i lo = _mm512_and_si512(both, low);
+        const __m512i hi = _mm512_and_si512(_mm512_srli_epi16(both, 4), low);
+        a0 = step_n4_avx512(a0, lo, hi, x[0] + i);
+        a1 = step_n4_avx512(a1, lo, hi, x[1] + i);
+        a2 = step_n4_avx512(a2, lo, hi, x[2] + i);
+        a3 = step_n4_avx512(a3, lo, hi, x[3] + i);
+    }
+    _mm_storeu_si128((__m128i *)(void *)out, sum4_epi32_avx512(a0, a1, a2, a3));
+}
+
 /* The four 128-bit lanes of 16-bit numbers, added. */
 VX_INLINE __m128i fold_epi16_avx512(__m512i a)
 {

@@ -129,6 +129,26 @@ VX_INLINE void u4l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, u
         out[i] = u4l2sq_1(q, x[i], n);
 }
 
+VX_INLINE uint32_t n4l2sq_1(const uint8_t *q, const uint8_t *x, size_t n)
+{
+    const uint8x16_t low = vdupq_n_u8(15);
+    uint32x4_t acc = vdupq_n_u32(0);
+    for (size_t i = 0; i < n; i += 16) {
+        const uint8x16_t of_q = vld1q_u8(q + i), of_x = vld1q_u8(x + i);
+        const uint8x16_t a = vabdq_u8(vandq_u8(of_q, low), vandq_u8(of_x, low));
+        const uint8x16_t b = vabdq_u8(vshrq_n_u8(of_q, 4), vshrq_n_u8(of_x, 4));
+        /* Squares are bytes. */
+        acc = vpadalq_u16(acc, vaddq_u16(vpaddlq_u8(vmulq_u8(a, a)), vpaddlq_u8(vmulq_u8(b, b))));
+    }
+    return vaddvq_u32(acc);
+}
+
+VX_INLINE void n4l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, uint32_t out[4])
+{
+    for (int i = 0; i < 4; i++)
+        out[i] = n4l2sq_1(q, x[i], n);
+}
+
 /* Bit i: is the estimate of edge i, of 4, below the limit? */
 VX_INLINE uint32_t gate_4_neon(uint16x4_t sums, const uint16_t *factors, float step, float shift,
                                float limit)

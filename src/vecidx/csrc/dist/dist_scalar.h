@@ -116,6 +116,27 @@ VX_INLINE void u4l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, u
         out[i] = u4l2sq_1(q, x[i], n);
 }
 
+/* Squared Euclidean distance of rows of half bytes, both packed two a byte: exact. */
+VX_INLINE uint32_t n4l2sq_1(const uint8_t *q, const uint8_t *x, size_t n)
+{
+    uint32_t acc[16] = {0}, sum = 0;
+    for (size_t i = 0; i < n; i += 16)
+        for (size_t j = 0; j < 16; j++) {
+            const int a = (q[i + j] & 15) - (x[i + j] & 15);
+            const int b = (q[i + j] >> 4) - (x[i + j] >> 4);
+            acc[j] += (uint32_t)(a * a + b * b);
+        }
+    for (int j = 0; j < 16; j++)
+        sum += acc[j];
+    return sum;
+}
+
+VX_INLINE void n4l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, uint32_t out[4])
+{
+    for (int i = 0; i < 4; i++)
+        out[i] = n4l2sq_1(q, x[i], n);
+}
+
 VX_INLINE uint32_t gate_32(const vx_gate *gate, const char *group, float step, float shift,
                            float limit)
 {

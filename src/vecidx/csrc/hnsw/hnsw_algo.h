@@ -28,7 +28,7 @@ vx_effort vx_graph_effort(const vx_view *view, const vx_snapshot *now, size_t k,
                           uint64_t n_live);
 
 /* Codes that a query of k rows compares again by their vectors. */
-size_t vx_rerank_depth(size_t k);
+size_t vx_rerank_depth(const vx_codec *codec, size_t k, size_t ef);
 
 /* Measure view->local_dim, which vx_graph_effort needs.  Writer only; false: no memory. */
 bool vx_graph_calibrate(vx_graph *graph, vx_view *view, vx_ctx *ctx);

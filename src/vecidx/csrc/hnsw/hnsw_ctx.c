@@ -165,11 +165,12 @@ bool vx_ctx_fit(vx_ctx *ctx, const vx_view *view, size_t n, size_t ef)
         ctx->pool = pool;
         ctx->pool_room = room;
     }
-    if (view->codec != NULL && view->codec->row_bytes > ctx->code_room) {
+    const size_t code_bytes = view->codec != NULL ? vx_codec_query_bytes(view->codec) : 0;
+    if (code_bytes > ctx->code_room) {
         vx_free(ctx->code);
         vx_free(ctx->rank_code);
         vx_free(ctx->gate);
-        ctx->code = vx_alloc(view->codec->row_bytes, 1);
+        ctx->code = vx_alloc(code_bytes, 1);
         ctx->rank_code = vx_alloc(VX_RANK_COORDS, 1);
         ctx->gate = vx_alloc(1, sizeof *ctx->gate);
         if (ctx->code == NULL || ctx->rank_code == NULL || ctx->gate == NULL) {
@@ -178,9 +179,9 @@ bool vx_ctx_fit(vx_ctx *ctx, const vx_view *view, size_t n, size_t ef)
         }
         if (ctx->code_room == 0)
             atomic_fetch_add_explicit(
-                &ctx->bytes, view->codec->row_bytes + VX_RANK_COORDS + sizeof *ctx->gate,
+                &ctx->bytes, code_bytes + VX_RANK_COORDS + sizeof *ctx->gate,
                 memory_order_relaxed);
-        ctx->code_room = view->codec->row_bytes;
+        ctx->code_room = code_bytes;
     }
     ctx->n_pool = 0;
     return true;

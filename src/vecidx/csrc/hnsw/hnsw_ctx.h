@@ -47,7 +47,7 @@ typedef struct vx_ctx {
     float *query;        /* form.query_floats, padded with zeros                */
     void *row;           /* the query as a row of whole numbers ...             */
     bool has_row;        /* ... if it is one (vx_form_whole_row)                */
-    uint8_t *code;       /* of the query, where the graph is quantised          */
+    uint8_t *code;       /* of the query, where there are codes: vx_codec_query_bytes */
     size_t code_room;
     uint8_t *rank_code;  /* VX_RANK_COORDS: its side of rank codes              */
     vx_gate *gate;       /* of the query, where there are sketches              */

@@ -21,7 +21,8 @@
 static size_t hops_pool(const vx_view *view, size_t k, size_t ef)
 {
     const size_t pool = ef + ef / 2;
-    return view->codec != NULL && pool < vx_rerank_depth(k) ? vx_rerank_depth(k) : pool;
+    const size_t depth = view->codec != NULL ? vx_rerank_depth(view->codec, k, ef) : 0;
+    return pool < depth ? depth : pool;
 }
 
 static bool scans_allowed(const vx_allowed *allowed, size_t pool)

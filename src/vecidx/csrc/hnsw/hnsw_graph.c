@@ -51,6 +51,7 @@ void vx_view_free(vx_view *view)
         return;
     for (int i = 0; i < VX_N_PLANES; i++)
         vx_plane_free(&view->planes[i]);
+    vx_codec_free(view->codec);
     vx_free(view);
 }
 
@@ -105,12 +106,12 @@ bool vx_keeps_codes(const vx_params *params, const vx_codec *codec)
 }
 
 /* A view without planes. */
-static vx_view *bare_view(const vx_params *params, const vx_codec *codec)
+static vx_view *bare_view(const vx_params *params, vx_codec *codec)
 {
     vx_view *view = vx_zalloc(1, sizeof *view);
     if (view == NULL)
         return NULL;
-    view->codec = codec;
+    view->codec = vx_codec_share(codec);
     view->has_codes = codec != NULL && vx_keeps_codes(params, codec);
     view->form = vx_form_of(params);
     view->M = params->M;
@@ -128,7 +129,7 @@ static vx_view *bare_view(const vx_params *params, const vx_codec *codec)
 
 /* A view with address space for at least `rows` and `upper`, and for more where
  * that costs nothing. */
-static vx_status new_view(const vx_params *params, const vx_codec *codec, uint64_t rows,
+static vx_status new_view(const vx_params *params, vx_codec *codec, uint64_t rows,
                           uint64_t upper, vx_view **out, vx_error *err)
 {
     vx_view *view = bare_view(params, codec);
@@ -163,6 +164,7 @@ static vx_status new_view(const vx_params *params, const vx_codec *codec, uint64
         st = reserve_planes(view, (uint32_t)n, n_upper, err);
     }
     if (st != VX_OK) {
+        vx_codec_free(view->codec);
         vx_free(view);
         return st;
     }
@@ -189,7 +191,7 @@ vx_status vx_graph_init(vx_graph *graph, const vx_params *params, vx_error *err)
 vx_status vx_graph_lay_over(vx_graph *graph, uint64_t n_rows, uint64_t n_upper,
                             const void *const given[VX_N_PLANES], vx_error *err)
 {
-    vx_view *view = bare_view(&graph->params, graph->codec);
+    vx_view *view = bare_view(&graph->params, atomic_load(&graph->view)->codec);
     if (view == NULL)
         return vx_fail_nomem(err, "an index");
     vx_status st = VX_OK;
@@ -222,7 +224,6 @@ vx_status vx_graph_adopt(vx_graph *graph, vx_codec *codec, vx_error *err)
     const vx_status st = new_view(&graph->params, codec, 0, 0, &view, err);
     if (st != VX_OK)
         return st;
-    graph->codec = codec;
     vx_view_free(atomic_exchange(&graph->view, view));
     return VX_OK;
 }
@@ -256,7 +257,6 @@ void vx_graph_fini(vx_graph *graph)
     vx_graph_free_retired(graph);
     if (atomic_load(&graph->view) != &graph->nothing)
         vx_view_free(atomic_load(&graph->view));
-    vx_codec_free(graph->codec);
     vx_free(graph->graves.linked);
     vx_free(graph->graves.free);
     memset(graph, 0, sizeof *graph);
@@ -275,7 +275,7 @@ static vx_status commit(vx_view *view, uint64_t rows, uint64_t upper, vx_error *
     return VX_OK;
 }
 
-vx_status vx_view_new(const vx_params *params, const vx_codec *codec, uint64_t n_rows,
+vx_status vx_view_new(const vx_params *params, vx_codec *codec, uint64_t n_rows,
                       uint64_t n_upper, vx_view **out, vx_error *err)
 {
     vx_view *view = NULL;
@@ -308,7 +308,7 @@ static void copy_rows(vx_view *to, const vx_view *from, uint32_t n)
         if (is_quantised && from->codec != to->codec)
             continue; /* made anew: vx_graph_quantise */
         (void)plane_bytes(from, i, n, from->n_upper, &bytes);
-        if (i == VX_PLANE_LINKS && from->block_bytes != to->block_bytes) {
+        if (i == VX_PLANE_LINKS && from->codec != to->codec) {
             copy_ids(to, from, n);
             continue;
         }
@@ -343,7 +343,7 @@ vx_status vx_graph_reserve(vx_graph *graph, uint64_t n_rows, uint64_t n_upper, v
 
     vx_view *larger = NULL;
     const vx_status st =
-        vx_view_new(&graph->params, graph->codec, n_rows, n_upper, &larger, err);
+        vx_view_new(&graph->params, view->codec, n_rows, n_upper, &larger, err);
     if (st != VX_OK)
         return st;
     copy_rows(larger, view, atomic_load(&view->n_rows));
@@ -356,6 +356,7 @@ struct encoding {
     const vx_view *view;
     const vx_slot *slots; /* NULL: all from 0 on */
     vx_coords_fn coords;
+    uint8_t *is_outside;  /* NULL: nobody asks                                    */
     char *scratch;        /* of each thread: a row as floats, then its code      */
     size_t scratch_bytes;
 };
@@ -371,7 +372,9 @@ static void encode_piece(void *arg, size_t begin, size_t end, unsigned who)
         uint8_t *code = view->has_codes
                             ? view->codes + slot * view->codec->row_bytes
                             : (uint8_t *)mine + view->form.query_floats * sizeof *row;
-        (void)vx_codec_encode(view->codec, row, false, code);
+        const bool fits = vx_codec_encode(view->codec, row, false, code);
+        if (e->is_outside != NULL)
+            e->is_outside[i] = !fits;
         if (view->codec->has_ranks) {
             int16_t coords[VX_RANK_COORDS];
             vx_codec_coords(view->codec, e->coords, code, coords);
@@ -382,13 +385,14 @@ static void encode_piece(void *arg, size_t begin, size_t end, unsigned who)
 
 #define ENCODE_GRAIN 256u
 
-static vx_status encode(const vx_view *view, const vx_slot *slots, size_t n, const vx_run *run)
+static vx_status encode(const vx_view *view, const vx_slot *slots, size_t n, uint8_t *is_outside,
+                        const vx_run *run)
 {
-    struct encoding e = {.view = view, .slots = slots,
+    struct encoding e = {.view = view, .slots = slots, .is_outside = is_outside,
                          .coords = vx_ops_of(vx_level_active())->coords};
     vx_run fixed = run != NULL ? *run : (vx_run){0, NULL, NULL};
-    if (!view->has_codes && !view->codec->has_ranks)
-        return VX_OK; /* there is nothing to be kept */
+    if (!view->has_codes && !view->codec->has_ranks && is_outside == NULL)
+        return VX_OK; /* there is nothing to be kept, nor asked */
     fixed.num_threads = vx_pool_width(run);
     if (view->form.dtype != VX_F32) {
         e.scratch_bytes = view->form.query_floats * sizeof(float) + view->codec->row_bytes;
@@ -401,10 +405,11 @@ static vx_status encode(const vx_view *view, const vx_slot *slots, size_t n, con
     return st;
 }
 
-vx_status vx_graph_encode(vx_graph *graph, const vx_slot *slots, size_t n, const vx_run *run)
+vx_status vx_graph_encode(vx_graph *graph, const vx_slot *slots, size_t n, uint8_t *is_outside,
+                          const vx_run *run)
 {
     const vx_view *view = atomic_load(&graph->view);
-    return view->codec != NULL ? encode(view, slots, n, run) : VX_OK;
+    return view->codec != NULL ? encode(view, slots, n, is_outside, run) : VX_OK;
 }
 
 vx_status vx_graph_quantise(vx_graph *graph, vx_codec *codec, uint64_t n_rows, uint64_t n_upper,
@@ -417,13 +422,13 @@ vx_status vx_graph_quantise(vx_graph *graph, vx_codec *codec, uint64_t n_rows, u
     if (st != VX_OK)
         return st;
     copy_rows(quantised, view, (uint32_t)n_rows);
-    st = encode(quantised, NULL, n_rows, run);
+    st = codec != NULL ? encode(quantised, NULL, n_rows, NULL, run) : VX_OK;
     if (st != VX_OK) {
         vx_view_free(quantised);
         return st == VX_E_NOMEM ? vx_fail_nomem(err, "training codes")
                                 : vx_fail(err, st, "interrupted");
     }
-    graph->codec = codec;
+    graph->n_calibrated = 0;
     vx_graph_swap_view(graph, quantised);
     vx_graph_free_retired(graph);
     return VX_OK;

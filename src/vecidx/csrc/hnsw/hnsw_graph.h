@@ -88,7 +88,7 @@ typedef struct vx_view {
     uint8_t *codes, *ranks;
     _Atomic uint64_t *stale;
     char *upper;
-    const vx_codec *codec; /* NULL: not quantised, or too few rows yet       */
+    vx_codec *codec;    /* shared; NULL: not quantised, or too few rows yet  */
     bool has_codes;     /* it has, and they are kept: else rows serve as they are */
     vx_form form;       /* of the vectors                                    */
     size_t block_bytes; /* of a layer-0 link row                             */
@@ -131,7 +131,6 @@ typedef struct vx_graph {
     vx_params params;          /* fixed                                       */
     vx_form form;              /* fixed; of every view                        */
     _Atomic(vx_view *) view;   /* never NULL                                  */
-    vx_codec *codec;           /* of the current view and those retired; writer */
     uint64_t n_calibrated;     /* rows there were when local_dim was measured; writer */
     vx_view nothing;           /* the view once the graph is closed           */
     uint64_t n_unproven;       /* rows added since vx_reconnect; writer       */
@@ -149,19 +148,22 @@ void vx_graph_fini(vx_graph *graph); /* a zeroed graph is fine */
  * VX_E_NOMEM nothing has changed. */
 vx_status vx_graph_reserve(vx_graph *graph, uint64_t n_rows, uint64_t n_upper, vx_error *err);
 
-/* Put a trained codec to work: a new view, with room for codes, replaces the current
- * one.  The codes of all rows up to `n_rows` are computed; `n_upper` is as for
- * vx_graph_reserve.  The graph owns the codec from then on.  Writer only; on an error
- * nothing has changed. */
+/* Put a trained codec to work in place of the one there is, if any, or, where it is NULL,
+ * go back to the vectors: a new view replaces the current one.  The codes of all rows up
+ * to `n_rows` are computed, their sketches await renewal (vx_sketch_stale); `n_upper` is
+ * as for vx_graph_reserve.  The view shares the codec.  Writer only; on an error nothing
+ * has changed. */
 vx_status vx_graph_quantise(vx_graph *graph, vx_codec *codec, uint64_t n_rows, uint64_t n_upper,
                             const vx_run *run, vx_error *err);
 
-/* The codes of n slots whose vectors are in place.  Writer only. */
-vx_status vx_graph_encode(vx_graph *graph, const vx_slot *slots, size_t n, const vx_run *run);
+/* The codes of n slots whose vectors are in place; is_outside[i], if not NULL: row i lies
+ * outside what codes span.  Writer only. */
+vx_status vx_graph_encode(vx_graph *graph, const vx_slot *slots, size_t n, uint8_t *is_outside,
+                          const vx_run *run);
 
 /* An empty view with room for so many rows, to be filled, and given to
  * vx_graph_swap_view or freed. */
-vx_status vx_view_new(const vx_params *params, const vx_codec *codec, uint64_t n_rows,
+vx_status vx_view_new(const vx_params *params, vx_codec *codec, uint64_t n_rows,
                       uint64_t n_upper, vx_view **out, vx_error *err);
 void vx_view_free(vx_view *view); /* NULL is fine */
 
@@ -175,7 +177,7 @@ void vx_graph_free_retired(vx_graph *graph);
 vx_status vx_graph_lay_over(vx_graph *graph, uint64_t n_rows, uint64_t n_upper,
                             const void *const given[VX_N_PLANES], vx_error *err);
 
-/* Before there are rows: the codec of those to come.  The graph owns it from then on. */
+/* Before there are rows: the codec of those to come, which the view shares. */
 vx_status vx_graph_adopt(vx_graph *graph, vx_codec *codec, vx_error *err);
 
 /* Bytes a row of a plane has; 0: the graph has no such plane. */

@@ -66,8 +66,16 @@ vx_space vx_query_vectors(const vx_graph *graph, const vx_view *view, const vx_q
 
 static vx_space codes_of(const vx_view *view)
 {
-    return (vx_space){&vx_ops_of(vx_level_active())->kind[VX_KIND_U8_L2SQ],
-                      (const char *)view->codes, view->codec->row_bytes};
+    const int kind = view->codec->flips != NULL ? VX_KIND_N4_L2SQ : VX_KIND_U8_L2SQ;
+    return (vx_space){&vx_ops_of(vx_level_active())->kind[kind], (const char *)view->codes,
+                      view->codec->row_bytes};
+}
+
+vx_space vx_graph_codes(const vx_view *view)
+{
+    const int kind = view->codec->flips != NULL ? VX_KIND_U4_L2SQ : VX_KIND_U8_L2SQ;
+    return (vx_space){&vx_ops_of(vx_level_active())->kind[kind], (const char *)view->codes,
+                      view->codec->row_bytes};
 }
 
 vx_space vx_graph_space(const vx_graph *graph, const vx_view *view)

@@ -78,7 +78,8 @@ enum vx_kind {
     VX_KIND_F32_L2SQ, /* float32, squared Euclidean distance                    */
     VX_KIND_F32_IP,   /* float32, 1 - dot                                       */
     VX_KIND_U8_L2SQ,  /* unsigned bytes, squared Euclidean distance: codes      */
-    VX_KIND_U4_L2SQ,  /* rank codes; a query is not packed (vx_codec_rank_query) */
+    VX_KIND_N4_L2SQ,  /* half bytes, one with another: codes of four bits       */
+    VX_KIND_U4_L2SQ,  /* half bytes; a query is not packed (vx_codec_encode, _rank_query) */
 
     /* Rows of other dtypes, one with another; those of unsigned bytes under l2 are
      * above.  Cosine: of whole numbers, of any length; all others are unit rows. */
@@ -134,6 +135,9 @@ int vx_kind_of(vx_dtype dtype, vx_metric metric, bool by_row);
 /* What the graph is built on: codes where it has them, otherwise the vectors.  A query
  * is a row. */
 vx_space vx_graph_space(const vx_graph *graph, const vx_view *view);
+
+/* Codes, for queries that vx_codec_encode has prepared. */
+vx_space vx_graph_codes(const vx_view *view);
 
 /* What a gated walk measures: rank codes, or where there are none byte codes, or the
  * vectors: of floats by float32 queries, of whole numbers by rows. */

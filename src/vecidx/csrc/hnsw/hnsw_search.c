@@ -106,8 +106,12 @@ static double gated_room(size_t ef)
     return 2 + (more < 0 ? 0 : more > 2 ? 2 : more);
 }
 
-/* Codes that a query of k rows compares again by their vectors. */
-size_t vx_rerank_depth(size_t k) { return k + k / 2 + 8; }
+/* Codes that a query of k rows compares again by their vectors: more of four bits, which
+ * put the ten nearest of embeddings among the first 20, of descriptors among the first 40. */
+size_t vx_rerank_depth(const vx_codec *codec, size_t k, size_t ef)
+{
+    return codec->flips != NULL ? 2 * k + 20 + ef / 4 : k + k / 2 + 8;
+}
 
 /* Rank codes that are compared again by their byte codes before that. */
 static size_t rank_depth(size_t k, size_t ef) { return 2 * k + 20 + ef / 8; }
@@ -130,7 +134,7 @@ vx_effort vx_graph_effort(const vx_view *view, const vx_snapshot *now, size_t k,
     }
     if (view->codec != NULL) { /* what is to be compared again has to be kept */
         const size_t depth = view->codec->has_ranks && view->n_groups > 0 ? rank_depth(k, ef)
-                                                                          : vx_rerank_depth(k);
+                                                                          : vx_rerank_depth(view->codec, k, ef);
         pool = pool > (double)depth * factor ? pool : (double)depth * factor;
     }
     effort.pool = pool < (double)now->n ? (size_t)pool : now->n;
@@ -223,8 +227,8 @@ static const void *prepare_query(const vx_view *view, vx_ctx *ctx)
 }
 
 #define CALIBRATE_ROWS 256u /* sampled                                           */
-#define NEAR 10u            /* neighbours whose distances are compared           */
-#define FAR 60u
+#define NEARER 10u          /* neighbours whose distances are compared           */
+#define FARTHER 60u
 #define CALIBRATE_POOL 100u
 
 bool vx_graph_calibrate(vx_graph *graph, vx_view *view, vx_ctx *ctx)
@@ -244,20 +248,20 @@ bool vx_graph_calibrate(vx_graph *graph, vx_view *view, vx_ctx *ctx)
         const void *query = prepare_query(view, ctx);
         if (query == NULL)
             continue;
-        vx_gated walk = {ctx, query, now.entry, now.n, CALIBRATE_POOL, NEAR, INFINITY};
+        vx_gated walk = {ctx, query, now.entry, now.n, CALIBRATE_POOL, NEARER, INFINITY};
         vx_ops_of(vx_level_active())->gated(&space, view, &walk, 1);
         vx_ctx_forget(ctx);
         /* The row itself is the nearest. */
-        if (ctx->n_pool <= FAR)
+        if (ctx->n_pool <= FARTHER)
             continue;
-        const double near = (double)vx_key_dist(ctx->pool[NEAR]);
-        const double far = (double)vx_key_dist(ctx->pool[FAR]);
-        if (near > 0 && far > near) {
-            sum += 0.5 * log(far / near);
+        const double nearer = (double)vx_key_dist(ctx->pool[NEARER]);
+        const double farther = (double)vx_key_dist(ctx->pool[FARTHER]);
+        if (nearer > 0 && farther > nearer) {
+            sum += 0.5 * log(farther / nearer);
             n++;
         }
     }
-    double dim = sum > 0 ? log((double)FAR / NEAR) * n / sum : 0;
+    double dim = sum > 0 ? log((double)FARTHER / NEARER) * n / sum : 0;
     dim = dim < 4 && dim > 0 ? 4 : dim > 200 ? 200 : dim;
     atomic_store_explicit(&view->local_dim, (float)dim, memory_order_relaxed);
     graph->n_calibrated = now.n;
@@ -270,9 +274,9 @@ static void collect(const vx_graph *graph, const vx_view *view, const vx_snapsho
 {
     vx_ctx_forget(ctx);
     if (by_codes) {
-        size_t depth = vx_rerank_depth(best->k);
+        size_t depth = vx_rerank_depth(view->codec, best->k, effort->ef);
         if (view->codec->has_ranks && !effort->hops && view->has_codes) {
-            const vx_space codes = vx_graph_space(graph, view);
+            const vx_space codes = vx_graph_codes(view);
             rerank_codes(&codes, ctx->code, ctx, rank_depth(best->k, effort->ef));
         } else if (view->codec->has_ranks && !effort->hops) {
             depth = rank_depth(best->k, effort->ef);
@@ -333,7 +337,9 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
 {
     const vx_ops *ops = vx_ops_of(vx_level_active());
     const bool gated = view->n_groups > 0 && !effort->hops;
-    const vx_space space = gated ? vx_graph_ranks(view) : vx_graph_space(graph, view);
+    const vx_space space = gated             ? vx_graph_ranks(view)
+                           : view->has_codes ? vx_graph_codes(view)
+                                             : vx_graph_space(graph, view);
     const vx_slot entry = (vx_slot)now->entry;
     const bool walks = effort->pool > 0 && entry < now->n;
     const size_t k = effort->k;

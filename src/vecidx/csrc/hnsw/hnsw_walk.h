@@ -58,6 +58,8 @@ VX_INLINE float distance_1(const char *q, const char *x, size_t row_bytes, const
         return typed_1(q, x, row_bytes, kind);
     if (kind == VX_KIND_U4_L2SQ)
         return (float)u4l2sq_1((const uint8_t *)q, (const uint8_t *)x, row_bytes);
+    if (kind == VX_KIND_N4_L2SQ)
+        return (float)n4l2sq_1((const uint8_t *)q, (const uint8_t *)x, row_bytes);
     if (kind == VX_KIND_U8_L2SQ)
         return (float)u8l2sq_1((const uint8_t *)q, (const uint8_t *)x, row_bytes);
     if (kind == VX_KIND_F32_IP)
@@ -73,12 +75,14 @@ VX_INLINE void distance_4(const char *q, const char *const x[4], size_t row_byte
                                 (const float *)(const void *)x[2], (const float *)(const void *)x[3]};
     if (kind > VX_KIND_U4_L2SQ) {
         typed_4(q, x, row_bytes, kind, out);
-    } else if (kind == VX_KIND_U8_L2SQ || kind == VX_KIND_U4_L2SQ) {
+    } else if (kind == VX_KIND_U8_L2SQ || kind == VX_KIND_U4_L2SQ || kind == VX_KIND_N4_L2SQ) {
         const uint8_t *const xb[4] = {(const uint8_t *)x[0], (const uint8_t *)x[1],
                                       (const uint8_t *)x[2], (const uint8_t *)x[3]};
         uint32_t sums[4];
         if (kind == VX_KIND_U4_L2SQ)
             u4l2sq_4((const uint8_t *)q, xb, row_bytes, sums);
+        else if (kind == VX_KIND_N4_L2SQ)
+            n4l2sq_4((const uint8_t *)q, xb, row_bytes, sums);
         else
             u8l2sq_4((const uint8_t *)q, xb, row_bytes, sums);
         for (int i = 0; i < 4; i++)
@@ -340,6 +344,7 @@ VX_INLINE void walk_body(const vx_space *space, const char *query, const vx_view
     DO(l2sq, VX_KIND_F32_L2SQ) \
     DO(ip, VX_KIND_F32_IP) \
     DO(u8l2sq, VX_KIND_U8_L2SQ) \
+    DO(n4l2sq, VX_KIND_N4_L2SQ) \
     DO(u4l2sq, VX_KIND_U4_L2SQ)
 #define VX_SHARING_KINDS(DO) \
     DO(f16l2sq, VX_KIND_F16_L2SQ) \

@@ -19,8 +19,7 @@ static vx_status check_params(const vx_params *p, vx_error *err)
         return vx_fail(err, VX_E_ARG, "metric: unknown number %u", p->metric);
     if (p->dtype > VX_U8)
         return vx_fail(err, VX_E_ARG, "dtype: unknown number %u", p->dtype);
-    if (p->quantization != VX_QUANT_NONE && p->quantization != VX_QUANT_SQ8 &&
-        p->quantization != VX_QUANT_AUTO)
+    if (p->quantization > VX_QUANT_AUTO)
         return vx_fail(err, VX_E_ARG, "quantization: unknown number %u", p->quantization);
     if (p->M < VX_MIN_M || p->M > VX_MAX_M)
         return vx_fail(err, VX_E_ARG, "M: expected %u to %u, got %u", VX_MIN_M, VX_MAX_M, p->M);
@@ -64,6 +63,7 @@ void vx_index_free(vx_index *index)
     if (index == NULL)
         return;
     vx_fork_forget(index);
+    vx_watch_free(index->watch);
     vx_labels_fini(&index->labels);
     vx_writer_fini(&index->writer);
     vx_graph_fini(&index->graph);

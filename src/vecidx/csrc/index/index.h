@@ -14,7 +14,7 @@ struct vx_index {
     vx_writer writer;         /* add, delete, compact, save, check               */
     uint64_t number;          /* no other index of this process has it          */
     vx_labels labels;         /* label -> slot; has its own lock                */
-    uint32_t retrain_rows;    /* under `writer`: codes were no good, ask again then */
+    struct vx_watch *watch;   /* under `writer`: of the codec (index_quantise.c); may be NULL */
     uint64_t next_label;      /* under `writer`: 1 + the highest label ever     */
     _Atomic uint64_t n_live;  /* rows a search may return                       */
     _Atomic uint64_t n_dead;  /* slots that hold no such row                */
@@ -75,9 +75,36 @@ vx_status vx_index_take_in(vx_index *index, vx_dtype given, const void *rows,
 vx_status vx_index_mend(vx_index *index, bool all, const vx_run *run, vx_error *err);
 
 /* Codes of n slots whose vectors are in place, 0 .. end-1 being all that are; of all
- * rows, in a new view, when there are enough of them to train and codes serve. */
+ * rows, in a new view, when there are enough of them to train and codes serve, or when
+ * those there are serve no longer. */
 vx_status vx_index_quantise(vx_index *index, const vx_slot *slots, size_t n, vx_slot end,
                             const vx_run *run, vx_error *err);
+
+/* Train anew, on the rows as they are. */
+vx_status vx_index_renew_codes(vx_index *index, const vx_run *run, vx_error *err);
+
+/* After either: rows that were linked by codes which did not fit them, and have others now.
+ * The caller frees *out, which is left alone where there are none. */
+uint32_t vx_index_misfits(vx_index *index, vx_slot **out);
+void vx_watch_free(struct vx_watch *watch); /* NULL is fine */
+
+/* Link those rows again: they are replaced by themselves.  The writer only, who stays it
+ * where *out_is_writer. */
+vx_status vx_index_relink(vx_index *index, const vx_run *run, bool *out_is_writer, vx_error *err);
+
+/* How well a codec serves some rows. */
+typedef struct vx_score {
+    double by_code, by_rank; /* this share of the nearest of a row by its vector is among
+                              * the nearest by its code, and by its rank code           */
+    double held;             /* this share of a squared distance to them lies in the
+                              * coordinates that sketches are made of                   */
+} vx_score;
+
+/* Try a codec on n rows of the current view: out[0] of the first n_before, and out[1] of the
+ * others, if any.  VX_E_NOMEM, VX_E_INTERRUPTED. */
+vx_status vx_codec_try(const vx_index *index, const vx_codec *codec, const vx_slot *slots,
+                       uint32_t n, uint32_t n_before, const vx_run *run, vx_score out[2],
+                       vx_error *err);
 
 /* Take a context for reading; `what` is for the message where there is no memory.
  * VX_E_STATE: the index is closed. */

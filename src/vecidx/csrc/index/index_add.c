@@ -15,6 +15,7 @@
 #include "index.h"
 
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "../base/vx_alloc.h"
@@ -560,6 +561,67 @@ static vx_status take_turns(struct add *add, size_t *out_done, bool *out_is_writ
     }
 }
 
+/* Linking again is not progress. */
+static int tick_at_end(void *arg, uint64_t done, uint64_t total)
+{
+    const vx_run *run = arg;
+    (void)done, (void)total;
+    return run->tick(run->tick_arg, 1, 1);
+}
+
+static int by_slot(const void *a, const void *b)
+{
+    const vx_slot x = *(const vx_slot *)a, y = *(const vx_slot *)b;
+    return (x > y) - (x < y);
+}
+
+static vx_status relink_rows(vx_index *index, const vx_view *view, vx_slot *slots, size_t n,
+                             const vx_run *run, bool *out_is_writer, vx_error *err)
+{
+    vx_run quiet = {run->num_threads, run->tick != NULL ? tick_at_end : NULL, (void *)run};
+    vx_label *labels = vx_alloc(n, sizeof *labels);
+    vx_slot *live = vx_alloc(n, sizeof *live);
+    size_t n_live = 0, done = 0;
+    vx_status st = labels != NULL && live != NULL ? VX_OK : vx_fail_nomem(err, "linking rows");
+    qsort(slots, n, sizeof *slots, by_slot);
+    for (size_t i = 0; i < n && st == VX_OK; i++) {
+        /* One may have died, and have become another row, which is there twice then. */
+        if ((i > 0 && slots[i] == slots[i - 1]) ||
+            vx_labels_find(&index->labels, view, view->labels[slots[i]]) != slots[i])
+            continue;
+        live[n_live] = slots[i];
+        labels[n_live++] = view->labels[slots[i]];
+    }
+    const vx_import from = {.view = view, .slots = live};
+    const vx_form *form = &index->graph.form;
+    struct add add = {.index = index, .run = &quiet, .from = &from, .n = n_live, .labels = labels,
+                      .form = form, .given = form->dtype, .dim = form->dim,
+                      .on_conflict = VX_REPLACE};
+    if (st == VX_OK && n_live > 0)
+        st = take_turns(&add, &done, out_is_writer, err);
+    vx_free(labels);
+    vx_free(live);
+    return st;
+}
+
+vx_status vx_index_relink(vx_index *index, const vx_run *run, bool *out_is_writer, vx_error *err)
+{
+    static const vx_run plain = {0, NULL, NULL};
+    vx_slot *slots = NULL;
+    vx_view *view = NULL;
+    const uint32_t n = vx_index_misfits(index, &slots);
+    vx_status st = VX_OK;
+    vx_ctx *ctx = n > 0 ? vx_ctx_take(&index->graph, &view) : NULL; /* keeps the rows where they are */
+    if (n > 0)
+        st = ctx != NULL ? relink_rows(index, view, slots, n, run != NULL ? run : &plain,
+                                       out_is_writer, err)
+                         : vx_fail_nomem(err, "linking rows");
+    if (ctx != NULL)
+        vx_ctx_release(ctx);
+    vx_free(slots);
+    return st;
+}
+
 vx_status vx_index_add(vx_index *index, const float *rows, size_t n, const vx_label *labels,
                        vx_on_conflict on_conflict, const vx_run *run, vx_label *out_labels,
                        uint64_t *out_added, vx_error *err)
@@ -612,6 +674,8 @@ vx_status vx_index_take_in(vx_index *index, vx_dtype given, const void *rows,
     }
     if (st == VX_OK)
         st = take_turns(&add, &done, &is_writer, err);
+    if (st == VX_OK)
+        st = vx_index_relink(index, add.run, &is_writer, err);
     if (is_writer)
         vx_writer_unlock(&index->writer);
     if (out_added != NULL)

@@ -3,7 +3,7 @@
  * Links are led around the dead first (vx_index_mend), then the live rows are copied
  * into a new view and a new label map, while searches go on in the old ones; both
  * are swapped in under the map's lock.  The old view is freed when the last search
- * in it ends. */
+ * in it ends.  Codes, where the index has them, are trained anew on the rows left. */
 #include "../base/vx_status.h"
 #include "../base/vx_step.h"
 #include "index.h"
@@ -39,7 +39,14 @@ vx_status vx_index_compact(vx_index *index, const vx_run *run, vx_error *err)
     vx_status st = vx_index_lock_to_change(index, "compact", run, err);
     if (st != VX_OK)
         return st;
-    st = vx_index_mend(index, true, run, err);
+    bool is_writer = true;
+    st = vx_index_renew_codes(index, run, err);
+    if (st == VX_OK)
+        st = vx_index_relink(index, run, &is_writer, err);
+    if (!is_writer)
+        return st;
+    if (st == VX_OK)
+        st = vx_index_mend(index, true, run, err);
     if (st == VX_OK && atomic_load(&index->graph.graves.n_linked) > 0)
         st = vx_fail_nomem(err, "compacting");
     if (st == VX_OK && atomic_load(&index->n_dead) > 0)

@@ -209,8 +209,7 @@ static vx_status check_words(const uint64_t *fields, vx_error *err)
                        "parameters: dtype %llu (%s): this vecidx does not know it; a newer "
                        "vecidx is needed",
                        (unsigned long long)dtype, vx_io_dtype(dtype) ? vx_io_dtype(dtype) : "?");
-    if (quantization != VX_QUANT_NONE && quantization != VX_QUANT_SQ8 &&
-        quantization != VX_QUANT_AUTO)
+    if (quantization > VX_QUANT_AUTO)
         return vx_fail(err, VX_E_FORMAT,
                        "parameters: quantization %llu (%s): this vecidx does not know it; a newer "
                        "vecidx is needed",

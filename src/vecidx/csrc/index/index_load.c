@@ -140,17 +140,17 @@ static vx_status read_codec(struct load *l, vx_error *err)
                  : vx_fail_nomem(err, "loading");
         if (st == VX_OK)
             st = vx_codec_restore(bytes, (size_t)e->length, graph->params.dim,
-                                  graph->params.metric == VX_IP, &codec, err);
+                                  graph->params.metric == VX_IP,
+                                  graph->params.quantization == VX_QUANT_SQ4, &codec, err);
         vx_free(bytes);
         if (st == VX_OK && (graph->params.quantization == VX_QUANT_NONE ||
                             (codec->n_sketch > 0 && graph->params.quantization != VX_QUANT_AUTO)))
             st = vx_fail(err, VX_E_FORMAT, "section 'codec': the parameters name no such codes");
         if (st == VX_OK)
             st = vx_graph_adopt(graph, codec, err);
-        if (st != VX_OK) {
-            vx_codec_free(codec);
+        vx_codec_free(codec); /* the view has it */
+        if (st != VX_OK)
             return st;
-        }
     }
     const vx_view *view = atomic_load(&graph->view);
     if (l->fields[FIELD_LINK_BYTES] != view->block_bytes)

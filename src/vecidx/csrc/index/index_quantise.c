@@ -1,30 +1,46 @@
-/* index_quantise.c - when an index takes to codes, and whether it should.
+/* index_quantise.c - when an index takes to codes, whether it should, and when they are
+ * trained anew.
  *
  * Codes pay where they are shorter than the rows, or need not be kept (vx_keeps_codes),
- * and serve where the nearest rows are still the nearest by their codes.  Both are looked at before the graph is
- * moved to them; where the answer is no, it stays on the vectors, and is asked again
- * when there are twice as many rows. */
+ * and serve where the nearest rows are still the nearest by their codes (index_trial.c).  Both are looked at before the
+ * graph is moved to them; where the answer is no, it stays on the vectors, and is asked
+ * again when there are twice as many rows.
+ *
+ * Rows that come later may be unlike those that a codec was trained on.  So it is watched:
+ *
+ *   rows outside what it spans are counted as they are encoded.  Some dozens, and it is
+ *   tried on them, before they are linked;
+ *
+ *   when a quarter as many rows have come as there were, it is tried on some of those,
+ *   and its coordinates are compared: do they hold as much of the new rows' distances as
+ *   of the others'?
+ *
+ * One that fails gives way to another, trained on what is there now, or to the vectors,
+ * and rows that were linked while they lay outside are linked again (index_add.c).
+ * Searches go on in the old view meanwhile.  What is watched is not stored: the first add
+ * to a loaded index tries the codec. */
 #include <math.h>
 #include <string.h>
 
 #include "../base/vx_alloc.h"
-#include "../base/vx_pool.h"
 #include "../base/vx_status.h"
 #include "../hnsw/hnsw_ops.h"
+#include "../hnsw/hnsw_sketch.h"
+#include "../quant/quant_nibble.h"
 #include "index.h"
 
-/* Of so many rows, spread over all, each TRIAL_STEP-th looks for its nearest. */
+/* Rows a codec is tried on, spread over all; and rows it is trained on. */
 #define TRIAL_ROWS 4096u
-#define TRIAL_STEP 64u
-#define TRIAL_QUERIES (TRIAL_ROWS / TRIAL_STEP)
-#define TRIAL_NEAR 11u /* itself and ten others                                */
+#define LESSON_ROWS 8192u
+#define LESSON_FLOATS (1u << 25) /* but 128 MB of them at most */
 
-/* Where they have to be by their codes: nearer to the top than a search looks
- * (rerank_depth, rank_depth of hnsw_search.c), since the whole index is denser than
- * the sample. */
-#define CODE_DEPTH 16u
-#define RANK_DEPTH 40u
+/* Of the nearest rows, so many have to be near by their codes. */
 #define ENOUGH 0.98
+
+/* New rows' distances are to lie in the coordinates that sketches are made of, by this
+ * share of what the others' do; and others are not taken for less than this gain. */
+#define AS_MUCH 0.85
+#define GAIN 1.1
 
 /* Under ip, rows whose lengths differ by more than this share are linked better by
  * their products than by codes with an added dimension (quant_codec.h). */
@@ -33,142 +49,110 @@
 /* Up to here a row of float32 is a line, which codes cannot shorten. */
 #define FEW_DIMS 16u
 
-/* Rows that are made float32 to train on: as many as a codec looks at, in 256 MB. */
-#define LESSON_ROWS 8192u
-#define LESSON_FLOATS (1u << 26)
+/* Rows outside that are borne: linked by what is left of their codes, so few find one
+ * another still.  Twice as many after each time that they were tried, until the index
+ * has grown: training anew costs a pass over all rows. */
+#define OUTSIDE_LEAST 32u
+#define OUTSIDE_SHARE 256u
+#define OUTSIDE_MOST 512u
 
-struct trial {
-    const vx_view *view;
-    const vx_codec *codec;
-    const vx_ops *ops;
-    const vx_metric_ops *by_row; /* of the vectors                             */
-    float *floats;            /* of each thread: a row                         */
-    uint32_t n;               /* rows of the sample                            */
-    vx_slot *slots;
-    uint8_t *codes, *ranks;   /* of them                                       */
-    uint8_t *queries;         /* codes of every TRIAL_STEP-th, as a query      */
-    _Atomic uint32_t n_by_code, n_by_rank;
+/* A codec is kept that fails on fewer than one row in so many, and on no others. */
+#define FEW_SHARE 256u
+
+/* ---- what has come since the codec was tried ------------------------------------------ */
+
+#define PICKS 512u
+
+struct vx_watch {
+    uint32_t n_tried;      /* rows there were when it was tried                 */
+    uint32_t outside_most; /* to be borne                                       */
+    uint32_t n_recent;     /* rows since then; every `stride`-th: */
+    uint32_t n_picks, stride;
+    vx_slot picks[PICKS];
+    vx_slot *outside;      /* rows linked while they lay outside                */
+    uint32_t n_outside, room_outside;
+    bool is_renewed;       /* there is another codec, and they are to be linked again */
 };
 
-/* The slots of the `depth` smallest, by insertion. */
-static void take_nearest(const float *dists, uint32_t n, uint32_t depth, uint32_t *out)
+static void pick(struct vx_watch *w, vx_slot slot)
 {
-    float best[RANK_DEPTH];
-    uint32_t n_best = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t at = n_best;
-        if (at == depth && !(dists[i] < best[depth - 1]))
-            continue;
-        at = n_best < depth ? n_best++ : depth - 1;
-        for (; at > 0 && best[at - 1] > dists[i]; at--) {
-            best[at] = best[at - 1];
-            out[at] = out[at - 1];
-        }
-        best[at] = dists[i];
-        out[at] = i;
+    if (w->n_recent++ % w->stride != 0)
+        return;
+    if (w->n_picks == PICKS) { /* every other one stays */
+        for (uint32_t i = 0; i < PICKS / 2; i++)
+            w->picks[i] = w->picks[2 * i];
+        w->n_picks = PICKS / 2;
+        w->stride *= 2;
+        if ((w->n_recent - 1) % w->stride != 0)
+            return;
     }
+    w->picks[w->n_picks++] = slot;
 }
 
-static uint32_t count_common(const uint32_t *near, const uint32_t *found, uint32_t depth)
+static bool note_outside(struct vx_watch *w, vx_slot slot)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < TRIAL_NEAR; i++)
-        for (uint32_t j = 0; j < depth; j++)
-            n += near[i] == found[j];
+    if (w->n_outside == w->room_outside) {
+        const uint32_t room = w->room_outside < 64 ? 64 : 2 * w->room_outside;
+        vx_slot *larger = vx_alloc(room, sizeof *larger);
+        if (larger == NULL)
+            return false;
+        if (w->n_outside > 0)
+            memcpy(larger, w->outside, w->n_outside * sizeof *larger);
+        vx_free(w->outside);
+        w->outside = larger;
+        w->room_outside = room;
+    }
+    w->outside[w->n_outside++] = slot;
+    return true;
+}
+
+/* The codec, or that there is none, is right for the rows as they are. */
+static void begin_watch(struct vx_watch *w, uint32_t n_rows, bool has_grown)
+{
+    const uint32_t share = n_rows / OUTSIDE_SHARE;
+    if (!has_grown && w->outside_most > 0 && w->outside_most < VX_MAX_ROWS / 4)
+        w->outside_most *= 2;
+    else
+        w->outside_most = share < OUTSIDE_LEAST  ? OUTSIDE_LEAST
+                          : share > OUTSIDE_MOST ? OUTSIDE_MOST
+                                                 : share;
+    while (w->outside_most < 2 * w->n_outside && w->outside_most < VX_MAX_ROWS / 4)
+        w->outside_most *= 2;
+    w->n_tried = n_rows;
+    w->n_recent = w->n_picks = 0;
+    w->stride = 1;
+}
+
+static bool is_due(const struct vx_watch *w, const vx_view *view, uint32_t n_rows)
+{
+    if (view->codec == NULL)
+        return n_rows / 2 >= w->n_tried;
+    return w->n_recent >= w->n_tried / 4 || w->n_outside > w->outside_most;
+}
+
+static uint32_t asked_about(const struct vx_watch *w, uint32_t i, uint32_t n)
+{
+    return w->n_outside > w->outside_most ? w->outside[(uint64_t)i * w->n_outside / n]
+                                          : w->picks[i];
+}
+
+/* ---- training --------------------------------------------------------------------------- */
+
+/* Slots evenly spread over those that are alive, at most `room`. */
+static uint32_t spread(const vx_view *view, uint32_t n_rows, uint32_t room, vx_slot *out)
+{
+    const bool any_dead = atomic_load(&view->any_dead);
+    uint32_t n_alive = n_rows, n = 0, at = 0;
+    for (vx_slot slot = 0; any_dead && slot < n_rows; slot++)
+        n_alive -= !vx_view_is_alive(view, slot);
+    room = room < n_alive ? room : n_alive;
+    for (vx_slot slot = 0; slot < n_rows && n < room; slot++) {
+        if (any_dead && !vx_view_is_alive(view, slot))
+            continue;
+        if (at++ == (uint64_t)n * n_alive / room)
+            out[n++] = slot;
+    }
     return n;
-}
-
-static void encode_piece(void *arg, size_t begin, size_t end, unsigned who)
-{
-    const struct trial *t = arg;
-    float *room = t->floats + who * t->view->form.query_floats;
-    for (size_t i = begin; i < end; i++) {
-        uint8_t *code = t->codes + i * t->codec->row_bytes;
-        const float *row = vx_view_floats(t->view, t->slots[i], room);
-        (void)vx_codec_encode(t->codec, row, false, code);
-        if (t->codec->has_ranks) {
-            int16_t coords[VX_RANK_COORDS];
-            vx_codec_coords(t->codec, t->ops->coords, code, coords);
-            vx_codec_rank(coords, t->ranks + i * VX_RANK_BYTES);
-        }
-        if (i % TRIAL_STEP == 0)
-            (void)vx_codec_encode(t->codec, row, true,
-                                  t->queries + i / TRIAL_STEP * t->codec->row_bytes);
-    }
-}
-
-static void query_piece(void *arg, size_t begin, size_t end, unsigned who)
-{
-    struct trial *t = arg;
-    const size_t bytes = t->codec->row_bytes;
-    uint32_t near[TRIAL_NEAR], found[RANK_DEPTH];
-    float dists[TRIAL_ROWS + 4];
-    (void)who;
-    for (size_t i = begin; i < end; i++) {
-        const size_t at = i * TRIAL_STEP;
-        t->by_row->many(vx_view_vector(t->view, t->slots[at]), t->view->vectors,
-                        t->view->form.row_bytes, t->slots, t->n, dists);
-        take_nearest(dists, t->n, TRIAL_NEAR, near);
-        t->ops->kind[VX_KIND_U8_L2SQ].scan(t->queries + i * bytes, t->codes, bytes, t->n, dists);
-        take_nearest(dists, t->n, CODE_DEPTH, found);
-        atomic_fetch_add(&t->n_by_code, count_common(near, found, CODE_DEPTH));
-        if (!t->codec->has_ranks)
-            continue;
-        int16_t coords[VX_RANK_COORDS];
-        VX_ALIGN(64) uint8_t query[VX_RANK_COORDS];
-        vx_codec_coords(t->codec, t->ops->coords, t->queries + i * bytes, coords);
-        vx_codec_rank_query(coords, query);
-        t->ops->kind[VX_KIND_U4_L2SQ].scan(query, t->ranks, VX_RANK_BYTES, t->n, dists);
-        take_nearest(dists, t->n, RANK_DEPTH, found);
-        atomic_fetch_add(&t->n_by_rank, count_common(near, found, RANK_DEPTH));
-    }
-}
-
-static vx_status run_trial(struct trial *t, const vx_run *given, vx_error *err)
-{
-    vx_run fixed = given != NULL ? *given : (vx_run){0, NULL, NULL}, *run = &fixed;
-    fixed.num_threads = vx_pool_width(given);
-    vx_status st = vx_pool_run(t->n, 64, run, 0, 0, encode_piece, t);
-    if (st == VX_OK)
-        st = vx_pool_run((t->n + TRIAL_STEP - 1) / TRIAL_STEP, 1, run, 0, 0, query_piece, t);
-    return st == VX_OK ? st : vx_fail(err, st, "interrupted");
-}
-
-/* Of the nearest of a row, by its vector, how many are among the nearest by its codes;
- * 1: all of them. */
-static vx_status try_codec(const vx_index *index, const vx_codec *codec, uint32_t n_rows,
-                           const vx_run *run, double *out_code, double *out_rank, vx_error *err)
-{
-    struct trial t = {.view = atomic_load(&index->graph.view), .codec = codec};
-    const size_t room = ((size_t)32 << 20) / codec->row_bytes; /* of 65,536 dimensions: 511 */
-    t.ops = vx_ops_of(vx_level_active());
-    const vx_params *p = &index->graph.params;
-    t.by_row = &t.ops->kind[vx_kind_of((vx_dtype)p->dtype, (vx_metric)p->metric, true)];
-    t.floats = vx_alloc(vx_pool_width(run) * t.view->form.query_floats, sizeof *t.floats);
-    t.n = n_rows < TRIAL_ROWS ? n_rows : TRIAL_ROWS;
-    t.n = t.n < room ? t.n : (uint32_t)room;
-    t.slots = vx_alloc(t.n, sizeof *t.slots);
-    t.codes = vx_alloc(t.n, codec->row_bytes);
-    t.ranks = vx_alloc(t.n, VX_RANK_BYTES);
-    t.queries = vx_alloc(TRIAL_QUERIES, codec->row_bytes);
-    vx_status st = VX_E_NOMEM;
-    if (t.slots == NULL || t.codes == NULL || t.ranks == NULL || t.queries == NULL ||
-        t.floats == NULL) {
-        vx_fail_nomem(err, "training codes");
-    } else {
-        for (uint32_t i = 0; i < t.n; i++)
-            t.slots[i] = (vx_slot)((uint64_t)i * n_rows / t.n);
-        st = run_trial(&t, run, err);
-    }
-    const double n_asked = TRIAL_NEAR * ((t.n + TRIAL_STEP - 1) / TRIAL_STEP);
-    *out_code = atomic_load(&t.n_by_code) / n_asked;
-    *out_rank = atomic_load(&t.n_by_rank) / n_asked;
-    vx_free(t.slots);
-    vx_free(t.codes);
-    vx_free(t.ranks);
-    vx_free(t.queries);
-    vx_free(t.floats);
-    return st;
 }
 
 static double length_of(const vx_view *view, vx_slot slot)
@@ -178,114 +162,280 @@ static double length_of(const vx_view *view, vx_slot slot)
     return length;
 }
 
-/* Could codes be of use for rows like these? */
-static bool is_fit(const vx_index *index, uint32_t n_rows)
+/* What is trained and tried on: `slots`, the first n_before spread over all rows, then
+ * those that are asked about. */
+struct rows {
+    vx_slot slots[TRIAL_ROWS + PICKS];
+    uint32_t n, n_before;
+    bool is_fit; /* could codes be of use for rows like these? */
+};
+
+static void choose_rows(const vx_index *index, uint32_t n_rows, struct rows *out)
 {
     const vx_params *p = &index->graph.params;
     const vx_view *view = atomic_load(&index->graph.view);
-    if (p->dim <= FEW_DIMS)
-        return false;
+    const struct vx_watch *w = index->watch;
+    const uint32_t code_dim = p->dim + (p->metric == VX_IP);
+    const size_t code_bytes = p->quantization == VX_QUANT_SQ4 ? vx_nibble_bytes(code_dim)
+                                                              : vx_round_up(code_dim, VX_LINE);
+    const size_t room = ((size_t)32 << 20) / code_bytes - PICKS / 2; /* of 65,536 dimensions: 255 */
     double least = INFINITY, most = 0;
-    for (uint32_t i = 0; p->metric == VX_IP && i < TRIAL_ROWS; i++) {
-        const double length = length_of(view, (vx_slot)((uint64_t)i * n_rows / TRIAL_ROWS));
+    out->n_before = out->n =
+        spread(view, n_rows, room < TRIAL_ROWS ? (uint32_t)room : TRIAL_ROWS, out->slots);
+    uint32_t n_asked = w->n_outside > w->outside_most ? w->n_outside : w->n_picks;
+    n_asked = view->codec == NULL ? 0 : n_asked > PICKS ? PICKS : n_asked;
+    n_asked = n_asked > room ? (uint32_t)room : n_asked;
+    for (uint32_t i = 0; i < n_asked; i++)
+        if (asked_about(w, i, n_asked) < n_rows)
+            out->slots[out->n++] = asked_about(w, i, n_asked);
+    for (uint32_t i = 0; p->metric == VX_IP && i < out->n; i++) {
+        const double length = length_of(view, out->slots[i]);
         least = length < least ? length : least;
         most = length > most ? length : most;
     }
-    return most == 0 || least >= (1 - EVEN_LENGTHS) * most;
+    out->is_fit = p->dim > FEW_DIMS && out->n > 0 &&
+                  (p->quantization == VX_QUANT_AUTO || code_bytes < view->form.row_bytes) &&
+                  (most == 0 || least >= (1 - EVEN_LENGTHS) * most);
 }
 
-/* Rows to train on: all there are, where they are float32, or some of them made so. */
-struct lesson {
-    const float *rows;
-    float *made; /* to be freed */
-    uint64_t n;
-};
-
-static vx_status take_lesson(const vx_view *view, uint32_t n_rows, bool is_ip,
-                             struct lesson *out, vx_error *err)
-{
-    const vx_form *form = &view->form;
-    *out = (struct lesson){(const float *)(const void *)view->vectors, NULL, n_rows};
-    if (form->dtype == VX_F32)
-        return VX_OK;
-    const uint32_t most = LESSON_FLOATS / (uint32_t)form->query_floats;
-    out->n = n_rows < LESSON_ROWS ? n_rows : LESSON_ROWS;
-    out->n = out->n < most ? out->n : most;
-    out->rows = out->made = vx_alloc(out->n * form->query_floats, sizeof *out->made);
-    if (out->made == NULL)
-        return vx_fail_nomem(err, "training codes");
-    for (uint64_t i = 0; i < out->n; i++)
-        vx_form_read(form, vx_view_vector(view, (vx_slot)(i * n_rows / out->n)),
-                     out->made + i * form->query_floats);
-    if (!is_ip)
-        return VX_OK;
-    vx_slot longest = 0; /* it says how far rows reach, so it has to be among them */
-    double length = 0;
-    for (vx_slot slot = 0; slot < n_rows; slot++) {
-        const double its = length_of(view, slot);
-        longest = its > length ? slot : longest;
-        length = its > length ? its : length;
-    }
-    vx_form_read(form, vx_view_vector(view, longest),
-                 out->made + (out->n - 1) * form->query_floats);
-    return VX_OK;
-}
-
-/* Train a codec that serves; *out stays NULL if there is none. */
-static vx_status train(const vx_index *index, uint32_t n_rows, const vx_run *run, vx_codec **out,
-                       vx_error *err)
+/* The rows to train on, as floats, one behind the other: evenly spread, those asked about,
+ * and the longest, which says how far the others may reach under ip. */
+static float *copy_lesson(const vx_index *index, uint32_t n_rows, const struct rows *rows,
+                          uint32_t *out_n)
 {
     const vx_params *p = &index->graph.params;
     const vx_view *view = atomic_load(&index->graph.view);
-    bool sketches = p->quantization == VX_QUANT_AUTO, again = true;
-    struct lesson lesson;
-    vx_status st = take_lesson(view, n_rows, p->metric == VX_IP, &lesson, err);
-    while (st == VX_OK && again) {
+    const size_t width = view->form.query_floats, room = LESSON_FLOATS / width;
+    const uint32_t n_asked = rows->n - rows->n_before;
+    vx_slot *slots = vx_alloc(LESSON_ROWS + PICKS + 1, sizeof *slots);
+    float *lesson = NULL;
+    if (slots == NULL)
+        return NULL;
+    uint32_t n = spread(view, n_rows, room < LESSON_ROWS ? (uint32_t)room : LESSON_ROWS, slots);
+    memcpy(slots + n, rows->slots + rows->n_before, n_asked * sizeof *slots);
+    n += n_asked;
+    double longest = -1;
+    for (vx_slot slot = 0; p->metric == VX_IP && slot < n_rows; slot++) {
+        const double length = length_of(view, slot);
+        if (length > longest) {
+            longest = length;
+            slots[n] = slot;
+        }
+    }
+    n += p->metric == VX_IP;
+    lesson = vx_alloc((size_t)n * width, sizeof *lesson);
+    for (uint32_t i = 0; lesson != NULL && i < n; i++)
+        vx_form_read(&view->form, vx_view_vector(view, slots[i]), lesson + (size_t)i * width);
+    vx_free(slots);
+    *out_n = n;
+    return lesson;
+}
+
+static bool serves(const vx_score *score)
+{
+    return score->by_code >= ENOUGH && score->by_rank >= ENOUGH;
+}
+
+/* Train a codec that serves all these rows; *out stays NULL if there is none. */
+static vx_status train(const vx_index *index, uint32_t n_rows, const struct rows *rows,
+                       const vx_run *run, vx_codec **out, vx_score out_scores[2], vx_error *err)
+{
+    const vx_params *p = &index->graph.params;
+    const vx_view *view = atomic_load(&index->graph.view);
+    vx_codes kind = p->quantization == VX_QUANT_AUTO  ? VX_CODES_SKETCHED
+                    : p->quantization == VX_QUANT_SQ4 ? VX_CODES_NIBBLES
+                                                      : VX_CODES_BYTES;
+    uint32_t n = 0;
+    float *lesson = rows->is_fit ? copy_lesson(index, n_rows, rows, &n) : NULL;
+    vx_status st = lesson != NULL || !rows->is_fit ? VX_OK : vx_fail_nomem(err, "training codes");
+    for (bool again = rows->is_fit; again && st == VX_OK;) {
         vx_codec *codec = NULL;
-        double by_code = 0, by_rank = 0;
-        st = vx_codec_train(lesson.rows, view->form.query_floats, lesson.n, p->dim,
-                            p->metric == VX_IP, sketches,
+        st = vx_codec_train(lesson, view->form.query_floats, n, p->dim, p->metric == VX_IP, kind,
                             vx_ops_of(vx_level_active())->coords, run, &codec, err);
         if (st == VX_OK)
-            st = try_codec(index, codec, n_rows, run, &by_code, &by_rank, err);
+            st = vx_codec_try(index, codec, rows->slots, rows->n, rows->n_before, run, out_scores,
+                              err);
         const bool is_worth_it = st == VX_OK && (!vx_keeps_codes(p, codec) ||
                                                  codec->row_bytes < view->form.row_bytes);
-        if (is_worth_it && by_code >= ENOUGH && (!codec->has_ranks || by_rank >= ENOUGH)) {
+        if (is_worth_it && serves(&out_scores[0]) && serves(&out_scores[1])) {
             *out = codec;
             break;
         }
-        again = st == VX_OK && by_code >= ENOUGH && sketches;
         vx_codec_free(codec);
-        sketches = false; /* byte codes serve, rank codes do not */
+        /* Byte codes may serve where rank codes do not. */
+        again = kind == VX_CODES_SKETCHED && out_scores[0].by_code >= ENOUGH &&
+                out_scores[1].by_code >= ENOUGH;
+        kind = VX_CODES_BYTES;
     }
-    vx_free(lesson.made);
+    vx_free(lesson);
     return st;
+}
+
+/* ---- deciding ------------------------------------------------------------------------------ */
+
+/* Put a codec, or none, in the place of the current one. */
+static vx_status put_to_work(vx_index *index, vx_codec *codec, uint32_t n_rows, const vx_run *run,
+                             vx_error *err)
+{
+    vx_graph *graph = &index->graph;
+    const vx_view *view = atomic_load(&graph->view);
+    const vx_slot first = atomic_load(&view->n_rows);
+    if (codec == view->codec || vx_codec_equals(codec, view->codec))
+        return VX_OK;
+    return vx_graph_quantise(graph, codec, n_rows,
+                             view->n_upper + vx_graph_upper_needed(graph, first, n_rows), run, err);
+}
+
+/* Does the codec there is serve these rows as well as any would?  Where it does not,
+ * *out_few: those it fails are few. */
+static bool still_serves(const vx_index *index, const struct rows *rows, uint32_t n_rows,
+                         const vx_score scores[2], bool *out_few)
+{
+    const uint64_t n_outside = index->watch->n_outside;
+    *out_few = rows->is_fit && serves(&scores[0]) && n_outside > index->watch->outside_most &&
+               n_outside * FEW_SHARE < n_rows;
+    return rows->is_fit && serves(&scores[0]) && serves(&scores[1]) &&
+           scores[1].held >= AS_MUCH * scores[0].held;
+}
+
+/* Is the codec there is good for the rows as they are, 0 .. n_rows-1?  If not, or if
+ * `anew`, to another. */
+static vx_status look(vx_index *index, uint32_t n_rows, bool anew, const vx_run *run,
+                      vx_error *err)
+{
+    vx_codec *codec = atomic_load(&index->graph.view)->codec, *other = NULL;
+    vx_score before[2] = {{0}}, after[2] = {{0}};
+    bool is_good = false, few = false;
+    struct rows *rows = vx_alloc(1, sizeof *rows);
+    vx_status st = VX_OK;
+    if (rows == NULL)
+        return vx_fail_nomem(err, "training codes");
+    choose_rows(index, n_rows, rows);
+    if (codec != NULL) {
+        st = vx_codec_try(index, codec, rows->slots, rows->n, rows->n_before, run, before, err);
+        is_good = still_serves(index, rows, n_rows, before, &few);
+    }
+    if (st == VX_OK && (anew || !is_good)) {
+        st = train(index, n_rows, rows, run, &other, after, err);
+        const bool served = codec != NULL && rows->is_fit && serves(&before[0]) &&
+                            serves(&before[1]);
+        const bool is_poorer = other == NULL || (codec != NULL && other->n_sketch < codec->n_sketch);
+        const bool keeps = (other == NULL && few) ||
+                           (!anew && served &&
+                            (is_poorer || after[1].held < GAIN * before[1].held));
+        if (st == VX_OK && !keeps)
+            st = put_to_work(index, other, n_rows, run, err);
+        index->watch->is_renewed = st == VX_OK && !keeps;
+    }
+    if (st == VX_OK && is_good)
+        index->watch->n_outside = 0;
+    vx_codec_free(other);
+    vx_free(rows);
+    return st;
+}
+
+/* ---- what adding and compacting ask for -------------------------------------------------- */
+
+/* Codes of the slots; what they say to the watch. */
+static vx_status encode(vx_index *index, const vx_slot *slots, size_t n, const vx_run *run,
+                        vx_error *err)
+{
+    uint8_t *is_outside = vx_zalloc(n, 1);
+    if (is_outside == NULL)
+        return vx_fail_nomem(err, "adding rows");
+    vx_status st = vx_graph_encode(&index->graph, slots, n, is_outside, run);
+    for (size_t i = 0; i < n && st == VX_OK; i++) {
+        pick(index->watch, slots[i]);
+        if (is_outside[i] && !note_outside(index->watch, slots[i]))
+            st = VX_E_NOMEM;
+    }
+    vx_free(is_outside);
+    return st == VX_OK         ? st
+           : st == VX_E_NOMEM ? vx_fail_nomem(err, "adding rows")
+                              : vx_fail(err, st, "interrupted");
+}
+
+static vx_status make_watch(vx_index *index, vx_error *err)
+{
+    if (index->watch != NULL)
+        return VX_OK;
+    index->watch = vx_zalloc(1, sizeof *index->watch);
+    if (index->watch == NULL)
+        return vx_fail_nomem(err, "training codes");
+    index->watch->stride = 1;
+    return VX_OK;
+}
+
+void vx_watch_free(struct vx_watch *watch)
+{
+    if (watch != NULL)
+        vx_free(watch->outside);
+    vx_free(watch);
+}
+
+uint32_t vx_index_misfits(vx_index *index, vx_slot **out)
+{
+    struct vx_watch *w = index->watch;
+    if (w == NULL || !w->is_renewed)
+        return 0;
+    const uint32_t n = w->n_outside;
+    *out = w->outside;
+    w->outside = NULL;
+    w->n_outside = w->room_outside = 0;
+    w->is_renewed = false;
+    return n;
 }
 
 vx_status vx_index_quantise(vx_index *index, const vx_slot *slots, size_t n, vx_slot end,
                             const vx_run *run, vx_error *err)
 {
-    vx_graph *graph = &index->graph;
-    const vx_view *view = atomic_load(&graph->view);
-    if (view->codec != NULL) {
-        const vx_status st = vx_graph_encode(graph, slots, n, run);
-        return st == VX_OK         ? st
-               : st == VX_E_NOMEM ? vx_fail_nomem(err, "adding rows")
-                                  : vx_fail(err, st, "interrupted");
-    }
-    if (graph->params.quantization == VX_QUANT_NONE || end < VX_TRAIN_ROWS ||
-        end < index->retrain_rows)
+    const vx_view *view = atomic_load(&index->graph.view);
+    if (index->graph.params.quantization == VX_QUANT_NONE ||
+        (view->codec == NULL && end < VX_TRAIN_ROWS))
         return VX_OK;
-    vx_codec *codec = NULL;
-    vx_status st = is_fit(index, end) ? train(index, end, run, &codec, err) : VX_OK;
-    if (st == VX_OK && codec == NULL)
-        index->retrain_rows = end < VX_MAX_ROWS / 2 ? 2 * end : VX_MAX_ROWS;
-    if (st != VX_OK || codec == NULL)
+    vx_status st = make_watch(index, err);
+    const uint32_t n_linked = st == VX_OK ? index->watch->n_outside : 0;
+    if (st == VX_OK && view->codec != NULL)
+        st = encode(index, slots, n, run, err);
+    if (st != VX_OK || !is_due(index->watch, view, end))
         return st;
-    const vx_slot first = atomic_load(&view->n_rows);
-    const uint64_t n_upper = view->n_upper + vx_graph_upper_needed(graph, first, end);
-    st = vx_graph_quantise(graph, codec, end, n_upper, run, err);
-    if (st != VX_OK)
-        vx_codec_free(codec);
+    const bool has_grown = index->watch->n_recent >= index->watch->n_tried / 4;
+    st = look(index, end, false, run, err);
+    if (st == VX_OK && index->watch->is_renewed)
+        index->watch->n_outside = n_linked; /* the others will be linked by the new codes */
+    if (st == VX_OK)
+        begin_watch(index->watch, end, has_grown);
     return st;
+}
+
+/* What an add does at its end: sketch the rows of a new view, measure their dimension. */
+static vx_status settle_sketches(vx_index *index, const vx_run *run, vx_error *err)
+{
+    vx_graph *graph = &index->graph;
+    vx_view *view = atomic_load(&graph->view);
+    const vx_status st = vx_sketch_stale(view, atomic_load(&view->n_rows), run);
+    if (st != VX_OK)
+        return vx_fail(err, st, "interrupted");
+    vx_ctx *ctx = view->n_groups > 0 && graph->n_calibrated == 0 ? vx_ctx_take(graph, &view) : NULL;
+    if (ctx != NULL) { /* where there is no memory, the next add does it */
+        (void)vx_graph_calibrate(graph, view, ctx);
+        vx_ctx_release(ctx);
+    }
+    return VX_OK;
+}
+
+vx_status vx_index_renew_codes(vx_index *index, const vx_run *run, vx_error *err)
+{
+    vx_graph *graph = &index->graph;
+    const uint32_t n = atomic_load(&atomic_load(&graph->view)->n_rows);
+    if (graph->params.quantization == VX_QUANT_NONE || vx_index_count(index) < VX_TRAIN_ROWS)
+        return VX_OK;
+    vx_status st = make_watch(index, err);
+    if (st == VX_OK) {
+        index->watch->n_picks = 0;
+        st = look(index, n, true, run, err);
+    }
+    if (st == VX_OK)
+        begin_watch(index->watch, n, true);
+    return st == VX_OK ? settle_sketches(index, run, err) : st;
 }

@@ -8,6 +8,7 @@
 #include "../base/vx_pool.h"
 #include "../base/vx_rng.h"
 #include "../base/vx_status.h"
+#include "quant_nibble.h"
 #include "quant_pca.h"
 
 /* Rows looked at, evenly spread over all. */
@@ -340,6 +341,40 @@ static vx_status train_coords(struct training *t, vx_coords_fn coords, const vx_
     return st;
 }
 
+static void find_radius(struct training *t)
+{
+    for (uint64_t i = 0; i < t->n; i++) {
+        const double length = sqrt(squared_length(t->rows + i * t->row_floats, t->codec->dim));
+        if (length > (double)t->codec->radius)
+            t->codec->radius = (float)length;
+    }
+}
+
+/* The mean of each dimension, and a step for all of them. */
+static vx_status train_nibbles(struct training *t, vx_error *err)
+{
+    vx_codec *codec = t->codec;
+    codec->row_bytes = vx_nibble_bytes(codec->code_dim);
+    codec->low = vx_zalloc(codec->code_dim, sizeof *codec->low);
+    codec->flips = vx_alloc(2 * (size_t)codec->code_dim, sizeof *codec->flips);
+    double *mean = vx_alloc(codec->code_dim, sizeof *mean), sum = 0;
+    if (codec->low == NULL || codec->flips == NULL || mean == NULL) {
+        vx_free(mean);
+        return vx_fail_nomem(err, "training codes");
+    }
+    find_means(t, mean);
+    for (uint32_t i = 0; i < codec->code_dim; i++)
+        codec->low[i] = (float)mean[i];
+    for (uint32_t s = 0; s < t->n_sample; s++)
+        for (uint32_t i = 0; i < codec->code_dim; i++) {
+            const double far = (double)value_of(codec, sample_row(t, s), i) - mean[i];
+            sum += far * far;
+        }
+    vx_free(mean);
+    vx_nibble_fit(codec, sqrt(sum / t->n_sample / codec->code_dim));
+    return VX_OK;
+}
+
 static vx_status train_bytes(struct training *t, bool is_ip, vx_error *err)
 {
     vx_codec *codec = t->codec;
@@ -347,12 +382,6 @@ static vx_status train_bytes(struct training *t, bool is_ip, vx_error *err)
     codec->low = vx_zalloc(codec->code_dim, sizeof *codec->low);
     if (codec->low == NULL)
         return vx_fail_nomem(err, "training codes");
-    if (is_ip)
-        for (uint64_t i = 0; i < t->n; i++) {
-            const double length = sqrt(squared_length(t->rows + i * t->row_floats, codec->dim));
-            if (length > (double)codec->radius)
-                codec->radius = (float)length;
-        }
     if (is_ip || !are_bytes(t))
         return fit(t, err);
     codec->is_lossless = true;
@@ -361,17 +390,20 @@ static vx_status train_bytes(struct training *t, bool is_ip, vx_error *err)
 }
 
 vx_status vx_codec_train(const float *rows, size_t row_floats, uint64_t n, uint32_t dim,
-                         bool is_ip, bool sketches, vx_coords_fn coords, const vx_run *run,
+                         bool is_ip, vx_codes kind, vx_coords_fn coords, const vx_run *run,
                          vx_codec **out, vx_error *err)
 {
     struct training t = {rows, row_floats, n, n < SAMPLE_ROWS ? (uint32_t)n : SAMPLE_ROWS, NULL};
     vx_codec *codec = t.codec = vx_zalloc(1, sizeof *codec);
     if (codec == NULL)
         return vx_fail_nomem(err, "training codes");
+    codec->n_users = 1;
     codec->dim = dim;
     codec->code_dim = dim + is_ip;
-    vx_status st = train_bytes(&t, is_ip, err);
-    if (st == VX_OK && sketches && dim <= MAX_SKETCH_DIM)
+    if (is_ip)
+        find_radius(&t);
+    vx_status st = kind == VX_CODES_NIBBLES ? train_nibbles(&t, err) : train_bytes(&t, is_ip, err);
+    if (st == VX_OK && kind == VX_CODES_SKETCHED && dim <= MAX_SKETCH_DIM)
         st = train_coords(&t, coords, run, err);
     if (st != VX_OK)
         vx_codec_free(codec);
@@ -380,11 +412,19 @@ vx_status vx_codec_train(const float *rows, size_t row_floats, uint64_t n, uint3
     return st;
 }
 
+vx_codec *vx_codec_share(vx_codec *codec)
+{
+    if (codec != NULL)
+        codec->n_users++;
+    return codec;
+}
+
 void vx_codec_free(vx_codec *codec)
 {
-    if (codec == NULL)
+    if (codec == NULL || --codec->n_users > 0)
         return;
     vx_free(codec->low);
+    vx_free(codec->flips);
     vx_free(codec->directions);
     vx_free(codec->center);
     vx_free(codec->signs);
@@ -404,12 +444,30 @@ static uint8_t byte_of(float x, float *clipped)
  * among the rows. */
 static float query_scale(const vx_codec *codec, const float *query)
 {
-    const double length = sqrt(squared_length(query, codec->dim));
+    const double length = codec->radius > 0 ? sqrt(squared_length(query, codec->dim)) : 0;
     return length > 0 ? (float)((double)codec->radius / length) : 1;
+}
+
+/* Does a row keep what the rows of the training had in common: whole numbers, a length of
+ * at most R? */
+#define LONGER 1.02
+static bool is_alike(const vx_codec *codec, const float *row, const uint8_t *code)
+{
+    const double most = LONGER * (double)codec->radius;
+    if (codec->code_dim > codec->dim)
+        return squared_length(row, codec->dim) <= most * most;
+    for (uint32_t i = 0; codec->is_lossless && i < codec->dim; i++)
+        if (row[i] != (float)code[i])
+            return false;
+    return true;
 }
 
 bool vx_codec_encode(const vx_codec *codec, const float *row, bool is_query, uint8_t *out)
 {
+    if (codec->flips != NULL)
+        return vx_nibble_encode(codec, row, is_query ? query_scale(codec, row) : 1,
+                                is_query ? 0 : added_dimension(codec, row), is_query, out) &&
+               (is_query || is_alike(codec, row, out));
     const float inv_step = codec->inv_step;
     const float *low = codec->low;
     const bool is_ip = codec->code_dim > codec->dim;
@@ -423,14 +481,39 @@ bool vx_codec_encode(const vx_codec *codec, const float *row, bool is_query, uin
         out[i] = byte_of((value - low[i]) * inv_step, &added);
     }
     memset(out + codec->code_dim, 0, codec->row_bytes - codec->code_dim);
-    return clipped <= OUTSIDE_SQUARE * (float)codec->dim;
+    if (is_query)
+        return clipped <= OUTSIDE_SQUARE * (float)codec->dim;
+    return clipped + added <= OUTSIDE_SQUARE * (float)codec->dim && is_alike(codec, row, out);
+}
+
+static size_t n_flips(const vx_codec *codec)
+{
+    return codec->flips != NULL ? 2 * (size_t)codec->code_dim : 0;
 }
 
 size_t vx_codec_bytes(const vx_codec *codec)
 {
     return codec == NULL ? 0
                          : sizeof *codec + codec->code_dim * sizeof *codec->low +
+                               n_flips(codec) * sizeof *codec->flips +
                                codec->n_coords * (codec->row_bytes + 2 * sizeof *codec->center);
+}
+
+static bool are_equal(const void *a, const void *b, size_t bytes)
+{
+    return bytes == 0 || memcmp(a, b, bytes) == 0;
+}
+
+bool vx_codec_equals(const vx_codec *a, const vx_codec *b)
+{
+    return a != NULL && b != NULL && a->code_dim == b->code_dim && a->n_coords == b->n_coords &&
+           a->is_lossless == b->is_lossless && are_equal(&a->step, &b->step, sizeof a->step) &&
+           are_equal(&a->radius, &b->radius, sizeof a->radius) &&
+           are_equal(&a->unit, &b->unit, sizeof a->unit) &&
+           are_equal(a->low, b->low, a->code_dim * sizeof *a->low) &&
+           (a->flips != NULL) == (b->flips != NULL) && /* which are the same for all */
+           are_equal(a->center, b->center, a->n_coords * sizeof *a->center) &&
+           are_equal(a->directions, b->directions, a->n_coords * a->row_bytes);
 }
 
 /* ---- files --------------------------------------------------------------------- */
@@ -440,7 +523,7 @@ enum { STORED_WORDS = 16 };
 
 size_t vx_codec_stored_bytes(const vx_codec *codec)
 {
-    return STORED_WORDS * 4 + codec->code_dim * sizeof *codec->low +
+    return STORED_WORDS * 4 + (codec->code_dim + n_flips(codec)) * sizeof *codec->low +
            codec->n_coords * (codec->row_bytes + sizeof *codec->center + sizeof *codec->signs);
 }
 
@@ -459,6 +542,7 @@ void vx_codec_store(const vx_codec *codec, void *out)
                                             codec->unit, codec->coords_per_code, codec->edge_unit};
     char *at = put(put(out, numbers, sizeof numbers), values, sizeof values);
     at = put(at, codec->low, codec->code_dim * sizeof *codec->low);
+    at = put(at, codec->flips, n_flips(codec) * sizeof *codec->flips);
     at = put(at, codec->center, codec->n_coords * sizeof *codec->center);
     at = put(at, codec->signs, codec->n_coords * sizeof *codec->signs);
     put(at, codec->directions, codec->n_coords * codec->row_bytes);
@@ -499,6 +583,14 @@ static bool is_possible(const vx_codec *codec, uint32_t dim, bool is_ip)
            (codec->n_sketch == 0 || codec->edge_unit > 0);
 }
 
+static vx_status check_signs(const float *signs, size_t n, vx_error *err)
+{
+    for (size_t i = 0; i < n; i++)
+        if (signs[i] != 1 && signs[i] != -1)
+            return vx_fail(err, VX_E_FORMAT, "section 'codec': sign %zu is neither 1 nor -1", i);
+    return VX_OK;
+}
+
 static vx_status read_arrays(vx_codec *codec, const char *at, vx_error *err)
 {
     codec->low = vx_alloc(codec->code_dim, sizeof *codec->low);
@@ -509,19 +601,20 @@ static vx_status read_arrays(vx_codec *codec, const char *at, vx_error *err)
         codec->directions == NULL)
         return vx_fail_nomem(err, "loading");
     at = get(at, codec->low, codec->code_dim * sizeof *codec->low);
+    at = get(at, codec->flips, n_flips(codec) * sizeof *codec->flips);
     at = get(at, codec->center, codec->n_coords * sizeof *codec->center);
     at = get(at, codec->signs, codec->n_coords * sizeof *codec->signs);
     get(at, codec->directions, codec->n_coords * codec->row_bytes);
-    for (uint32_t i = 0; i < codec->n_coords; i++)
-        if (codec->signs[i] != 1 && codec->signs[i] != -1)
-            return vx_fail(err, VX_E_FORMAT, "section 'codec': sign %u is neither 1 nor -1", i);
+    const vx_status st = check_signs(codec->signs, codec->n_coords, err);
+    if (st != VX_OK || check_signs(codec->flips, n_flips(codec), err) != VX_OK)
+        return VX_E_FORMAT;
     return are_finite(codec->low, codec->code_dim) && are_finite(codec->center, codec->n_coords)
                ? VX_OK
                : vx_fail(err, VX_E_FORMAT, "section 'codec': a value is not finite");
 }
 
-vx_status vx_codec_restore(const void *stored, size_t n, uint32_t dim, bool is_ip, vx_codec **out,
-                           vx_error *err)
+vx_status vx_codec_restore(const void *stored, size_t n, uint32_t dim, bool is_ip, bool is_nibbles,
+                           vx_codec **out, vx_error *err)
 {
     uint32_t numbers[6];
     float values[STORED_WORDS - 6];
@@ -532,15 +625,24 @@ vx_status vx_codec_restore(const void *stored, size_t n, uint32_t dim, bool is_i
     if (codec == NULL)
         return vx_fail_nomem(err, "loading");
     *codec = (vx_codec){
-        .dim = numbers[0], .code_dim = numbers[1], .n_coords = numbers[2], .n_sketch = numbers[3],
+        .n_users = 1, .dim = numbers[0], .code_dim = numbers[1], .n_coords = numbers[2], .n_sketch = numbers[3],
         .has_ranks = numbers[4] == 1, .is_lossless = numbers[5] == 1,
         .row_bytes = vx_round_up(numbers[1], VX_LINE), .step = values[0], .inv_step = values[1],
         .radius = values[2], .unit = values[3], .coords_per_code = values[4],
         .edge_unit = values[5],
     };
     vx_status st = VX_OK;
-    if (!are_finite(values, STORED_WORDS - 6) || !are_words(numbers, values) ||
-        !is_possible(codec, dim, is_ip))
+    if (is_nibbles && codec->dim == dim && codec->code_dim == dim + is_ip) {
+        codec->row_bytes = vx_nibble_bytes(codec->code_dim);
+        codec->flips = vx_alloc(2 * (size_t)codec->code_dim, sizeof *codec->flips);
+        if (codec->flips == NULL)
+            st = vx_fail_nomem(err, "loading");
+    }
+    if (st != VX_OK)
+        ;
+    else if (!are_finite(values, STORED_WORDS - 6) || !are_words(numbers, values) ||
+        !is_possible(codec, dim, is_ip) ||
+        (is_nibbles && (codec->n_coords > 0 || codec->is_lossless)))
         st = vx_fail(err, VX_E_FORMAT, "section 'codec': no codec of such rows has these numbers");
     else if (n != vx_codec_stored_bytes(codec))
         st = vx_fail(err, VX_E_FORMAT, "section 'codec': expected %zu bytes, found %zu",

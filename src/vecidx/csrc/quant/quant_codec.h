@@ -6,6 +6,9 @@
  * step for all dimensions, because an error counts the same in each.  Where the
  * sample holds whole numbers of 0 to 255 only, codes are those numbers.
  *
+ * Codes of four bits (quant_nibble.c) are 0 to 15, two a byte, of dimensions that have been
+ * mixed: less the mean, then turned about, so that all of them spread alike.
+ *
  * Codes are compared by l2 whatever the metric:
  *   cosine  rows are unit vectors, |a - b|^2 = 2 (1 - a.b)
  *   ip      a row x is coded as (x, sqrt(R^2 - |x|^2)) and a query as (q, 0), scaled
@@ -29,7 +32,8 @@ typedef struct vx_codec {
     float step, inv_step;
     float radius;       /* ip: R; otherwise 0                                  */
     bool is_lossless;   /* codes are the values                                */
-    float *low;         /* code_dim of them                                    */
+    float *low;         /* code_dim of them; of four bits: the mean            */
+    float *flips;       /* of four bits: 2 code_dim signs; otherwise NULL      */
 
     /* Coordinates: a code's projections on principal directions, each half mixed by
      * random signs and a Hadamard transform so that all say about as much.  A unit
@@ -43,6 +47,7 @@ typedef struct vx_codec {
     float unit;         /* coordinates per unit of a raw projection            */
     float coords_per_code; /* coordinates per unit of a code, along any direction */
     float edge_unit;    /* squared distance that is 1 in an edge's factors     */
+    uint32_t n_users;   /* who holds it: the writer counts                     */
 } vx_codec;
 
 
@@ -57,17 +62,28 @@ typedef struct vx_edge_sums {
 } vx_edge_sums;
 
 
+/* What a codec is to be: bytes; bytes, with coordinates; half bytes. */
+typedef enum vx_codes { VX_CODES_BYTES, VX_CODES_SKETCHED, VX_CODES_NIBBLES } vx_codes;
+
 /* Train on n rows of row_floats floats each (n >= 1), `is_ip` for inner product;
- * with coordinates if `sketches`.
  * The same bytes for any number of threads.  VX_E_NOMEM, VX_E_INTERRUPTED. */
 vx_status vx_codec_train(const float *rows, size_t row_floats, uint64_t n, uint32_t dim,
-                         bool is_ip, bool sketches, vx_coords_fn coords, const vx_run *run,
+                         bool is_ip, vx_codes kind, vx_coords_fn coords, const vx_run *run,
                          vx_codec **out, vx_error *err);
-void vx_codec_free(vx_codec *codec); /* NULL is fine */
+/* A trained codec has one user.  Another, and one less: the last frees it.  NULL is fine. */
+vx_codec *vx_codec_share(vx_codec *codec);
+void vx_codec_free(vx_codec *codec);
 
 /* The code of a row, or of a query (the two differ under ip).  False if it lies so far
- * outside what codes span that its code says little of it. */
+ * outside what codes span that its code says little of it; of a row also if its code is
+ * not what codes of its kind are: the row itself, or a point at the distance R. */
 bool vx_codec_encode(const vx_codec *codec, const float *row, bool is_query, uint8_t *out);
+
+/* Of four bits a query is not packed: a byte a dimension, sixteen to a step. */
+VX_INLINE size_t vx_codec_query_bytes(const vx_codec *codec)
+{
+    return codec->flips != NULL ? 2 * codec->row_bytes : codec->row_bytes;
+}
 
 /* The coordinates of a code: n_coords of them. */
 void vx_codec_coords(const vx_codec *codec, vx_coords_fn coords, const uint8_t *code,
@@ -91,6 +107,7 @@ void vx_codec_rank_query(const int16_t *coords, uint8_t *out);
 /* What a query at these coordinates knows of the sketches it will meet. */
 void vx_codec_gate(const vx_codec *codec, const int16_t *coords, vx_gate *out);
 
+bool vx_codec_equals(const vx_codec *a, const vx_codec *b); /* NULL equals nothing */
 size_t vx_codec_bytes(const vx_codec *codec); /* memory held */
 
 /* A codec as bytes of a file (docs/FORMAT.md), and back.  VX_E_FORMAT: no codec of rows
@@ -98,7 +115,7 @@ size_t vx_codec_bytes(const vx_codec *codec); /* memory held */
 #define VX_CODEC_MOST_BYTES ((size_t)64 << 20)
 size_t vx_codec_stored_bytes(const vx_codec *codec);
 void vx_codec_store(const vx_codec *codec, void *out);
-vx_status vx_codec_restore(const void *stored, size_t n, uint32_t dim, bool is_ip, vx_codec **out,
-                           vx_error *err);
+vx_status vx_codec_restore(const void *stored, size_t n, uint32_t dim, bool is_ip, bool is_nibbles,
+                           vx_codec **out, vx_error *err);
 
 #endif
