@@ -40,11 +40,16 @@ def main():
 
 
 def three_nodes():
-    """A cluster of three nodes, all of them on this machine."""
+    """A cluster of three nodes, all of them on this machine.
+
+    They say that they have 12 CPUs: a swap starts the next replicas beside the present ones.
+    """
     from ray.cluster_utils import Cluster
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 2})
+    store = 200 * 2**20                      # bytes of each node's object store
+    cluster = Cluster(initialize_head=True,
+                      head_node_args={"num_cpus": 4, "object_store_memory": store})
     for _ in range(2):
-        cluster.add_node(num_cpus=2)
+        cluster.add_node(num_cpus=4, object_store_memory=store)
     return cluster
 
 
@@ -53,12 +58,16 @@ def run(folder):
     folder.mkdir(parents=True, exist_ok=True)
     np.save(folder / "rows.npy", sample.rows)
     manifest = vecidx.ray.build(folder / "rows.npy", folder / "shards", shards=2,
-                                metric="cosine")
+                                metric="cosine", tune=[3])
     print(manifest)
 
     with vecidx.ray.serve(manifest, replicas=2) as index:
         ids, distances = index.search(sample.queries[:1], k=3)
         print("nearest to a query:", ids[0].tolist(), distances[0].round(3).tolist())
+
+        half = vecidx.Filter(range(0, len(sample.rows), 2))
+        ids, distances = index.search(sample.queries[:1], k=3, filter=half, recall=0.95)
+        print("of the even ids:", ids[0].tolist(), distances[0].round(3).tolist())
 
         began = time.perf_counter()
         for query in sample.queries[:200]:

@@ -1,5 +1,6 @@
 """search(filter=), range_search and iterate: what may be returned, and that all of it is."""
 
+import pickle
 import threading
 
 import numpy as np
@@ -260,6 +261,27 @@ def test_mask_and_contains():
         filter & [1]
     with pytest.raises(TypeError, match="got function"):
         vecidx.Filter(lambda ids: ids > 0)
+
+
+@pytest.mark.parametrize("allowed", [
+    range(3, 2**62, 5), range(0), np.arange(300) % 3 == 0, np.zeros(0, bool), b"\x81\xff\x02",
+    [5, 70, 71, 1000], [2**40 + 3, 2**40 + 64, 2**40 + 900], [7, 2**50, 2**63 - 1]])
+def test_a_filter_travels(allowed):
+    ids = np.array([0, 3, 5, 7, 8, 23, 64, 70, 71, 299, 300, 1000, 2**40 + 3, 2**40 + 64, 2**50,
+                    2**50 + 1, 2**62, 2**63 - 1])
+    one = vecidx.Filter(allowed)
+    for filter in (one, ~one, one & vecidx.Filter(range(60)), one | ~vecidx.Filter([5])):
+        again = pickle.loads(pickle.dumps(filter))
+        np.testing.assert_array_equal(again.mask(ids), filter.mask(ids))
+
+
+def test_a_filter_with_shared_parts_travels_with_each_once():
+    filter = vecidx.Filter([1, 5])
+    for _ in range(12):
+        filter = ~(filter & filter)
+    data = pickle.dumps(filter)
+    assert len(data) < 2_000
+    assert pickle.loads(data).mask([1, 2]).tolist() == [True, False]
 
 
 def test_combined_too_often():

@@ -31,6 +31,19 @@ def test_builds_are_near_what_was_measured(mode):
         assert 0.5 < plan.build_cpu_s(rows, dim, mode) / seconds < 2, (dim, rows, seconds)
 
 
+SCATTERS = [point for point in json.loads((RESULTS / "ray-overhead.json").read_text())["points"]
+            if point["what"] == "scatter" and point["queries"] == 1]
+
+
+@pytest.mark.parametrize("point", SCATTERS, ids=lambda point: f"{point['shards']} shards")
+def test_a_scatter_is_near_what_was_measured(point):
+    """The wall time is an upper bound: client and replicas shared two cores."""
+    shards = point["shards"]
+    assert point["cpu"] / 1.2 < plan.scatter_ms(shards) < 1.2 * point["p50"]
+    assert 0.6 < plan.SCATTER_SHARD_MS * shards / point["cpu"] < 1.4
+    assert 0.55 < plan.REPLICA_MS / point["replica_cpu"] < 1.5
+
+
 @pytest.mark.parametrize(("dim", "metric", "quantization"), [
     (64, "l2", None), (100, "cosine", None), (300, "l2", "sq8"), (300, "cosine", "auto"),
     (64, "l2", "auto")])

@@ -11,7 +11,7 @@ import vecidx.ray
 from helpers import run_python
 from vecidx.ray import _build, _source
 from vecidx.ray._manifest import Manifest, Shard, shard_of
-from vecidx.ray._scatter import Found, Health, Scatter, merge
+from vecidx.ray._scatter import Found, FoundInRange, Health, Scatter, merge, merge_ranges
 from vecidx.ray._store import Store, sha256_of
 
 
@@ -222,7 +222,28 @@ def test_shards_merged_are_one_index(rng):
         np.testing.assert_array_equal(got, expected)
 
 
+def test_ranges_of_shards_merged_are_those_of_one_index(rng):
+    rows = rng.integers(0, 4, (500, 5)).astype(np.float32)
+    queries = rng.integers(0, 4, (20, 5)).astype(np.float32)
+    whole = vecidx.Index(5)
+    whole.add(rows)
+    parts = []
+    for shard in range(3):
+        index = vecidx.Index(5)
+        mine = np.flatnonzero(shard_of(np.arange(500), 3) == shard)
+        index.add(rows[mine], ids=mine)
+        parts.append(index.range_search(queries, 4, exact=True))
+    want = whole.range_search(queries, 4, exact=True)
+    assert len(want[1]) > 100
+    for got, expected in zip(merge_ranges(parts, None), want):
+        np.testing.assert_array_equal(got, expected)
+        assert got.dtype == expected.dtype
+    assert merge_ranges([], "nothing") == "nothing"
+
+
 def test_results_and_errors_travel():
+    ranged = pickle.loads(pickle.dumps(FoundInRange([0, 1], [1], [2.0], [3])))
+    assert ranged.lims == [0, 1] and ranged.ids == [1] and ranged.missing_shards == (3,)
     found = pickle.loads(pickle.dumps(Found([1], [2.0], [3])))
     assert tuple(found) == ([1], [2.0]) and found.missing_shards == (3,)
     err = pickle.loads(pickle.dumps(vecidx.ray.ShardUnavailable("no", {4: "gone", 1: "x"})))
@@ -253,7 +274,7 @@ def test_a_npy_in_pieces(npy):
 def test_a_piece_in_the_spool_is_found_whole_by_each_shard(npy, tmp_path):
     path, rows = npy
     source = _source.open_source(path, None, None)
-    job = _build._Job(str(tmp_path / "out"), "spool", 3, {"metric": "l2", "dim": 6}, False, 1)
+    job = _build._Job(str(tmp_path / "out"), "spool", 3, {"metric": "l2", "dim": 6}, (), 1)
     names = [_build._spool(job, i, piece, range(3))[0] for i, piece in enumerate(source.pieces)]
     store, seen = Store(job.url), []
     for shard in range(3):

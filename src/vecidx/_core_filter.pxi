@@ -78,6 +78,65 @@ cdef class CoreFilter:
             with nogil:
                 vx_filter_test(self._filter, &labels[0], n, &out[0])
 
+    def parts(self):
+        """What :func:`filter_of_parts` makes an equal filter of: a list of tuples.
+
+        Each names its kind first; combinations point at earlier ones by number.  The last is
+        the filter itself.
+        """
+        cdef list parts = []
+        _add_parts(self._filter, parts, {})
+        return parts
+
+
+cdef object _add_parts(vx_filter *filter, list parts, dict numbers):
+    """Append what a filter is made of, each once; the number of its own part."""
+    cdef vx_filter_parts found
+    cdef size_t key = <size_t>filter
+    if key in numbers:
+        return numbers[key]
+    vx_filter_look(filter, &found)
+    if found.kind == VX_FILTER_RANGE:
+        part = ("range", found.begin, found.end, found.step)
+    elif found.kind == VX_FILTER_BITS:
+        part = ("bits", found.begin, found.end, (<const char *>found.words)[:8 * found.n])
+    elif found.kind == VX_FILTER_TABLE:
+        labels = np.frombuffer((<const char *>found.table)[:8 * found.n], np.int64)
+        part = ("labels", labels[labels >= 0].tobytes())
+    else:                                 # no deeper than VX_FILTER_DEPTH
+        a = _add_parts(found.a, parts, numbers)
+        if found.kind == VX_FILTER_NOT:
+            part = ("not", a)
+        else:
+            part = ("and" if found.kind == VX_FILTER_AND else "or", a,
+                    _add_parts(found.b, parts, numbers))
+    parts.append(part)
+    numbers[key] = len(parts) - 1
+    return len(parts) - 1
+
+
+def filter_of_parts(list parts not None):
+    """The CoreFilter that :meth:`CoreFilter.parts` told of."""
+    made = []
+    for part in parts:
+        kind = part[0]
+        if kind == "range":
+            made.append(CoreFilter.of_range(*part[1:]))
+        elif kind == "bits" and part[1] == 0:
+            made.append(CoreFilter.of_bits(np.frombuffer(part[3], np.uint8), part[2]))
+        elif kind == "bits":
+            bits = np.unpackbits(np.frombuffer(part[3], np.uint8), bitorder="little")
+            made.append(CoreFilter.of_labels(part[1] + np.flatnonzero(bits)))
+        elif kind == "labels":
+            made.append(CoreFilter.of_labels(np.frombuffer(part[1], np.int64)))
+        elif kind == "not":
+            made.append(made[part[1]].inverted())
+        elif kind == "and":
+            made.append(made[part[1]].both(made[part[2]]))
+        else:
+            made.append(made[part[1]].either(made[part[2]]))
+    return made[len(made) - 1]
+
 
 cdef class _Where:
     """A vx_where, and what keeps it alive."""

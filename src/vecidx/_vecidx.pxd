@@ -117,6 +117,26 @@ cdef extern from "vecidx.h" nogil:
     void vx_filter_free(vx_filter *filter)
     void vx_filter_test(const vx_filter *filter, const vx_label *labels, size_t n, uint8_t *out)
 
+    cdef enum:
+        VX_FILTER_RANGE
+        VX_FILTER_BITS
+        VX_FILTER_TABLE
+        VX_FILTER_NOT
+        VX_FILTER_AND
+
+    ctypedef struct vx_filter_parts:
+        int kind
+        vx_label begin
+        vx_label end
+        vx_label step
+        const uint64_t *words
+        const vx_label *table
+        size_t n
+        vx_filter *a
+        vx_filter *b
+
+    void vx_filter_look(const vx_filter *filter, vx_filter_parts *out)
+
     ctypedef struct vx_where:
         vx_filter *const *filters
         size_t n_filters

@@ -35,6 +35,7 @@ class Filter:
     says of an id holds for vectors that get this id later too: a mask says
     nothing of ids beyond its end, so they are out (and in ``~mask`` they are in);
     ``range(100, 2**62)`` has every id from 100 on that is still to come.
+    It can be pickled.
 
     A search turns the set into marks on the vectors it sees, once, and the filter
     keeps them (a bit for each vector of the index) while the index does not
@@ -79,6 +80,9 @@ class Filter:
     def __invert__(self):
         return _made(self._core.inverted())
 
+    def __reduce__(self):
+        return _unpickled, (self._core.parts(),)
+
 
 def _made(core):
     made = Filter.__new__(Filter)
@@ -86,11 +90,20 @@ def _made(core):
     return made
 
 
+def _unpickled(parts):
+    return _made(_core.filter_of_parts(parts))
+
+
+def as_filter(allowed):
+    """A Filter of what people pass as ``filter=``, callables aside."""
+    return _made(_core_of(allowed, name="filter"))
+
+
 def as_filters(filter, index, n_queries):
     """What the core takes for ``filter=``: a list of none, one, or one for each query."""
     if filter is None:
         return []
-    if not _is_one_each(filter):
+    if not is_one_each(filter):
         return [_core_for(filter, index)]
     if len(filter) != n_queries:
         raise ValueError(f"filter: expected {n_queries}, one for each query, got a list of "
@@ -102,7 +115,7 @@ def as_filters(filter, index, n_queries):
     return [None if one is None else made[id(one)] for one in filter]
 
 
-def _is_one_each(filter):
+def is_one_each(filter):
     """Is it a list of filters?  A list of numbers is one: a mask, or ids."""
     return (isinstance(filter, (list, tuple)) and len(filter) > 0
             and not isinstance(filter[0], (numbers.Number, np.bool_)))

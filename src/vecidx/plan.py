@@ -17,17 +17,18 @@ MODES = ("none", "sq8", "sq4", "auto")
 DTYPES = {"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1, "uint8": 1}
 
 EF0 = 64                     # a walk expands some nodes whatever its ef
-# mode -> (A, B, GROWTH) of a search.  sq4 is not in this version: its walk is taken as sq8's
-# with less to read.
+# mode -> (A, B, GROWTH) of a search.  sq4 is not measured: its walk is taken as sq8's with less
+# to read.
 SEARCH = {"none": (0.0, 0.0021, 0.14), "sq8": (0.10, 0.0009, 0.20),
           "sq4": (0.10, 0.0006, 0.20), "auto": (0.25, 0.0005, 0.10)}
 # The same of a build, a row.
 BUILD = {"none": (0, 0.54, 0.14), "sq8": (120, 0.12, 0.18), "sq4": (120, 0.12, 0.18),
          "auto": (0, 0.28, 0.10)}
 
-# A scatter, beside the searches: measured by benchmarks/ray_overhead.py.
-SCATTER_MS = 0.9             # of one query to one shard, there and back
-SCATTER_SHARD_MS = 0.25      # for every further shard, on the client's core
+# A scatter, beside the searches: fitted to benchmarks/results/ray-overhead.json, Ray's own calls.
+SCATTER_MS = 1.3             # of one query to one shard, there and back
+SCATTER_SHARD_MS = 0.6       # of the client's core, for every shard
+REPLICA_MS = 0.9             # of a replica's core, for every call
 MAX_LOAD = 0.6               # share of a core's time that searches may take
 TAIL = 3.0                   # p99 over the mean of a search at that load
 COLD_READ_US = 100           # of one row from a local NVMe disk, sixteen at a time
@@ -67,7 +68,7 @@ def build_cpu_s(rows, dim, mode="none"):
 
 
 def scatter_ms(shards):
-    """Milliseconds that one query costs its client, which asks all shards and merges."""
+    """Milliseconds until a query has asked all shards and merged, the searches aside."""
     return SCATTER_MS + SCATTER_SHARD_MS * (shards - 1)
 
 
@@ -137,7 +138,7 @@ def plan(rows, dim, *, qps=100, p99_ms=50, dtype="float32", mode="sq8", metric="
     def at(shards):
         per = math.ceil(rows / shards)
         us = search_us(per, dim, mode, ef)
-        cpu = us + (0.1 * COLD_READ_US if on_disk else 0)
+        cpu = us + 1000 * REPLICA_MS + (0.1 * COLD_READ_US if on_disk else 0)
         wait = COLD_READ_US * RERANKED / 16 if on_disk else 0
         return cpu, (us + wait) / 1000, scatter_ms(shards) + TAIL * (us + wait) / 1000
 
@@ -164,7 +165,7 @@ def plan(rows, dim, *, qps=100, p99_ms=50, dtype="float32", mode="sq8", metric="
             limits.append(machines * DISK_READS * MAX_LOAD / (shards * reads))
         found = Plan(
             rows, dim, dtype, mode, ef, qps, p99_ms, shards, replicas, machines,
-            math.ceil(cores), math.ceil(qps * scatter_ms(shards) / 1000),
+            math.ceil(cores), math.ceil(qps * shards * SCATTER_SHARD_MS / 1000),
             round(rows * hot * replicas / 1e9, 1),
             round(rows * (hot + on_disk) * replicas / 1e9, 1), round(hot), round(query_ms, 3),
             round(p99, 2), round(min(limits)),

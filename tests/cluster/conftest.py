@@ -15,6 +15,19 @@ import vecidx
 os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO="0")
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: only under VECIDX_LONG=1 (make test-ray)")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Without VECIDX_LONG=1, a share of the tests."""
+    if os.environ.get("VECIDX_LONG") == "1":
+        return
+    left_out = [item for item in items if item.get_closest_marker("long")]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
 @pytest.fixture(scope="session")
 def nodes():
     from cluster_helpers import Nodes

@@ -54,7 +54,9 @@ def parquet(folder, rows, ids, files=3):
         pq.write_table(table, folder / f"part-{number}.parquet", row_group_size=200)
 
 
-@pytest.mark.parametrize("how", ["folder", "pattern", "url"])
+@pytest.mark.parametrize("how", [
+    pytest.param("folder", marks=pytest.mark.long),
+    pytest.param("pattern", marks=pytest.mark.long), "url"])
 def test_parquet_with_ids_of_its_own(tmp_path, rows, how):
     ids = np.arange(len(rows)) * 7 + 3
     parquet(tmp_path / "rows", rows, ids)
@@ -68,6 +70,7 @@ def test_parquet_with_ids_of_its_own(tmp_path, rows, how):
     assert vecidx.inspect(f"{local.url}/shard-00000.vidx")["M"] == 8
 
 
+@pytest.mark.long
 def test_parquet_without_ids_counts_rows_over_all_files(tmp_path, rows):
     parquet(tmp_path / "rows", rows, np.zeros(len(rows), int))
     manifest = vecidx.ray.build(tmp_path / "rows", tmp_path / "out", 2, column="emb")
@@ -108,6 +111,7 @@ def test_only_missing_and_damaged_shards_are_built_again(tmp_path, rows):
             for path in (tmp_path / "out").glob("shard-*.vidx")} == whole
 
 
+@pytest.mark.long
 def test_a_damaged_manifest_is_refused_and_mended(tmp_path, rows):
     np.save(tmp_path / "rows.npy", rows[:200])
     manifest = vecidx.ray.build(tmp_path / "rows.npy", tmp_path / "out", 2)
@@ -135,6 +139,7 @@ def test_a_bad_row_is_named_and_no_manifest_is_left(tmp_path, rows, change, mess
         vecidx.ray.serve(tmp_path / "out")
 
 
+@pytest.mark.long
 def test_an_id_that_comes_twice_is_an_error(tmp_path, rows):
     ids = np.arange(300)
     ids[250] = 3

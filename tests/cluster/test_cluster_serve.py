@@ -189,6 +189,7 @@ def test_a_damaged_shard_file_is_not_served(built, tmp_path, queries):
     assert caught.value.missing_shards == (1,)
 
 
+@pytest.mark.long
 def test_a_file_damaged_later_takes_only_its_replica_out(built, tmp_path, one_index, queries):
     """A replica that starts again finds its file damaged: it says so, the others answer."""
     shutil.copytree(built.url, tmp_path / "shards")
@@ -208,6 +209,7 @@ def test_a_file_damaged_later_takes_only_its_replica_out(built, tmp_path, one_in
         wait_for(lambda: all_ready(index))
 
 
+@pytest.mark.long
 def test_a_url_is_copied_to_local_disk_and_the_copy_checked(built, tmp_path, one_index, queries):
     cache = tmp_path / "cache"
     for attempt in range(2):

@@ -54,6 +54,7 @@ def test_conflicts_and_bad_writes(living, rows):
     assert len(living) == 3000
 
 
+@pytest.mark.long
 def test_a_new_replica_joins_with_all_that_was_written(living, rows):
     living.add(rows[:5] + 9, ids=range(5000, 5005))
     living.scale(3)
@@ -64,6 +65,7 @@ def test_a_new_replica_joins_with_all_that_was_written(living, rows):
         living.swap(living.manifest)
 
 
+@pytest.mark.long
 def test_writes_are_there_when_the_service_is_started_again(built, tmp_path, rows):
     updates = tmp_path / "updates"
     with vecidx.ray.serve(built, updates=updates) as index:
@@ -81,7 +83,8 @@ def test_writes_are_there_when_the_service_is_started_again(built, tmp_path, row
         vecidx.ray.serve(manifest, updates=updates)
 
 
-@pytest.mark.parametrize("replica", [0, 1], ids=["primary", "follower"])
+@pytest.mark.parametrize("replica", [
+    pytest.param(0, id="primary"), pytest.param(1, id="follower", marks=pytest.mark.long)])
 def test_replicas_are_killed_while_one_writes_and_others_search(living, rows, replica):
     """No search that began after a write was confirmed misses it."""
     confirmed, wrong, stop = [0], [], threading.Event()
@@ -133,6 +136,7 @@ def test_replicas_are_killed_while_one_writes_and_others_search(living, rows, re
                                rtol=1e-6)
 
 
+@pytest.mark.long
 def test_a_follower_that_hangs_delays_a_write_but_never_tells_the_past(living, rows):
     told = [t for t in replicas_of(living) if t["replica"] == 1]
     for t in told:

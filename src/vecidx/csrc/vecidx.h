@@ -251,6 +251,19 @@ void vx_filter_free(vx_filter *filter); /* NULL is fine */
 /* out[i] = 1 if labels[i] is in the set, else 0. */
 void vx_filter_test(const vx_filter *filter, const vx_label *labels, size_t n, uint8_t *out);
 
+/* What a filter was made of, for making an equal one elsewhere.  It points into the filter. */
+typedef struct vx_filter_parts {
+    enum { VX_FILTER_RANGE, VX_FILTER_BITS, VX_FILTER_TABLE, VX_FILTER_NOT, VX_FILTER_AND,
+           VX_FILTER_OR } kind;
+    vx_label begin, end, step; /* RANGE; BITS: label begin + i at bit i of words, to end */
+    const uint64_t *words;
+    const vx_label *table; /* TABLE: the labels, and VX_NO_LABEL between them  */
+    size_t n;              /* words, or places of the table                    */
+    vx_filter *a, *b;      /* NOT: a; AND, OR: both                            */
+} vx_filter_parts;
+
+void vx_filter_look(const vx_filter *filter, vx_filter_parts *out);
+
 /* What a search is limited to. */
 typedef struct vx_where {
     vx_filter *const *filters; /* of all queries, or one for each; NULL in it: no filter */

@@ -1,4 +1,4 @@
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from typing import Any, Literal, Self
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vecidx.errors import VecidxError
+from vecidx.filters import FilterLike
 
 class ShardUnavailable(VecidxError):
     reasons: dict[int, str]
@@ -35,6 +36,15 @@ class Found(tuple[NDArray[np.int64], NDArray[np.float32]]):
     @property
     def distances(self) -> NDArray[np.float32]: ...
 
+class FoundInRange(tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]):
+    missing_shards: tuple[int, ...]
+    @property
+    def lims(self) -> NDArray[np.int64]: ...
+    @property
+    def ids(self) -> NDArray[np.int64]: ...
+    @property
+    def distances(self) -> NDArray[np.float32]: ...
+
 class ShardedIndex:
     def search(
         self,
@@ -46,6 +56,27 @@ class ShardedIndex:
         partial: Literal["raise", "allow"] = "raise",
         **options: Any,
     ) -> Found: ...
+    def range_search(
+        self,
+        queries: ArrayLike,
+        radius: float,
+        *,
+        timeout: float = 10.0,
+        hedge: float = 0.25,
+        partial: Literal["raise", "allow"] = "raise",
+        **options: Any,
+    ) -> FoundInRange: ...
+    def iterate(
+        self,
+        query: ArrayLike,
+        batch: int = 10,
+        *,
+        ef: int | None = None,
+        filter: FilterLike | None = None,
+        exact: bool = False,
+        timeout: float = 10.0,
+        hedge: float = 0.25,
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.float32]]]: ...
     async def asearch(
         self,
         queries: ArrayLike,
@@ -97,7 +128,7 @@ def build(
     id_column: str | None = None,
     metric: str = "l2",
     dim: int | None = None,
-    tune: bool = False,
+    tune: bool | int | Sequence[int] = False,
     num_cpus: int = 1,
     progress: bool | Callable[[int, int], object] = False,
     **parameters: Any,
@@ -107,7 +138,7 @@ def rebalance(
     out: str | PathLike[str],
     shards: int,
     *,
-    tune: bool = False,
+    tune: bool | int | Sequence[int] = False,
     num_cpus: int = 1,
     progress: bool | Callable[[int, int], object] = False,
 ) -> Manifest: ...

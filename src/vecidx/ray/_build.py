@@ -26,11 +26,14 @@ from vecidx.errors import IndexFormatError
 from vecidx.ray import _manifest, _source
 from vecidx.ray._framework import cause_of, need_ray
 from vecidx.ray._manifest import Manifest, Shard, as_manifest, shard_of
+from vecidx.ray._request import FEW
 from vecidx.ray._store import Store, sha256_of
 
 MAX_SHARDS = 4096
 ADD_BYTES = 64 << 20         # of rows handed to one add
 IN_FLIGHT = 2                # tasks handed to Ray at a time, as a multiple of its cores
+DTYPES = ("float32", "float16", "bfloat16", "int8", "uint8")
+PARAMETERS = ("M", "ef_construction", "quantization", "seed", "dtype")
 SPOOL_HEAD = struct.Struct("<8sQ")           # magic, bytes of the JSON that follows
 SPOOL_MAGIC = b"vxspool1"
 # Kept as they are in the spool; all else becomes float32, as an index would.
@@ -56,8 +59,10 @@ def build(source, out, shards, *, column=None, id_column=None, metric="l2", dim=
         and the row numbers unless given.
     metric, dim, **parameters
         As for :class:`vecidx.Index`; ``dim`` is the vectors' width unless given.
-    tune : bool
-        Measure each shard's recall, for ``search(recall=...)``.
+        Of the rest: `M`, `ef_construction`, `quantization`, `seed`, `dtype`.
+    tune : bool, int or sequence of int
+        Measure each shard's recall, for ``search(recall=...)``; numbers are the
+        ``k`` to measure for, 10 by default.
     num_cpus : int
         Cores for each task.
     progress : bool or callable
@@ -81,12 +86,14 @@ def build(source, out, shards, *, column=None, id_column=None, metric="l2", dim=
         no index takes, by file and row; an id that comes twice.
     """
     _check_shards(shards)
-    if tune and not hasattr(vecidx.Index, "tune"):
-        raise ValueError("tune: an index of this version cannot")
+    tune = _ks_of(tune)
+    if unknown := sorted(set(parameters) - set(PARAMETERS)):
+        raise TypeError(f"build: no argument {unknown[0]!r}; of vecidx.Index it takes metric, "
+                        f"dim, {', '.join(PARAMETERS)}")
     need_ray()
     found = _source.open_source(source, column, id_column)
-    return _build(found, out, shards, {"metric": metric, "dim": dim, **parameters}, bool(tune),
-                  num_cpus, progress)
+    return _build(found, out, shards, {"metric": metric, "dim": dim, **parameters}, tune, num_cpus,
+                  progress)
 
 
 def rebalance(manifest, out, shards, *, tune=False, num_cpus=1, progress=False):
@@ -102,11 +109,12 @@ def rebalance(manifest, out, shards, *, tune=False, num_cpus=1, progress=False):
         As for :func:`build`.
     """
     _check_shards(shards)
+    tune = _ks_of(tune)
     need_ray()
     manifest = as_manifest(manifest)
     found = _source.manifest_source(manifest)
     settings = {"metric": manifest.metric, "dim": manifest.dim, **manifest.parameters}
-    return _build(found, out, shards, settings, bool(tune), num_cpus, progress)
+    return _build(found, out, shards, settings, tune, num_cpus, progress)
 
 
 def _check_shards(shards):
@@ -114,6 +122,23 @@ def _check_shards(shards):
         raise TypeError(f"shards: expected an integer, got {type(shards).__name__}")
     if not 1 <= shards <= MAX_SHARDS:
         raise ValueError(f"shards: expected 1 to {MAX_SHARDS}, got {shards}")
+
+
+def _ks_of(tune):
+    """The k to measure recall for."""
+    ks = [] if tune is None or tune is False else [10] if tune is True else np.ravel(tune).tolist()
+    for k in ks:
+        try:                                 # an empty index says what a k may be
+            vecidx.Index(1).search(np.empty((0, 1)), k)
+        except (ValueError, TypeError) as err:
+            raise type(err)(f"tune: {err}") from None
+    return tuple(ks)
+
+
+def _as_told(template, names):
+    """Parameters as an index tells them, in words and numbers that JSON has."""
+    return {name: str(template.dtype) if name == "dtype" else getattr(template, name)
+            for name in names}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +149,7 @@ class _Job:
     spool: str                               # its folder's name
     n_shards: int
     settings: dict                           # of Index
-    tune: bool
+    tune: tuple                              # of k
     num_cpus: int
 
 
@@ -132,6 +157,9 @@ def _build(source, out, n_shards, settings, tune, num_cpus, progress):
     n_shards = int(n_shards)
     settings = {**settings, "dim": settings["dim"] or source.dim}
     template = vecidx.Index(**settings)                  # every parameter is checked here
+    if str(template.dtype) not in DTYPES:
+        raise ValueError(f"dtype: shards are of {', '.join(DTYPES)}, not {template.dtype}")
+    settings = _as_told(template, settings)
     store = Store(out)
     old = _old_manifest(store)
     job = _Job(store.url, "", n_shards, settings, tune, num_cpus)
@@ -197,7 +225,7 @@ def _spool(job, number, piece, wanted):
         if head["fingerprint"] == fingerprint and wanted <= set(head["shards"]):
             return name, head["digest"]
     ids, rows = piece.read()
-    ids, rows = _checked_rows(piece, ids, rows, job.settings["metric"])
+    ids, rows = _checked_rows(piece, ids, rows, job.settings)
     digest = hashlib.blake2b(ids.tobytes(), digest_size=16)
     digest.update(rows)
     shards = shard_of(ids, job.n_shards)
@@ -214,7 +242,7 @@ def _spool(job, number, piece, wanted):
     return name, head["digest"]
 
 
-def _checked_rows(piece, ids, rows, metric):
+def _checked_rows(piece, ids, rows, settings):
     """ids as int64 and rows as the spool keeps them; ValueError names file and row."""
     if ids.dtype.kind not in "iu" or (ids.dtype.kind == "u" and ids.size
                                       and ids.max() > np.iinfo(np.int64).max):
@@ -227,13 +255,21 @@ def _checked_rows(piece, ids, rows, metric):
     with np.errstate(over="ignore"):
         rows = np.ascontiguousarray(rows, rows.dtype if rows.dtype in SPOOLED else np.float32)
     bad = ~np.isfinite(rows).all(axis=1)
-    if not bad.any() and metric == "cosine":
+    if not bad.any() and settings["metric"] == "cosine":
         bad = ~rows.any(axis=1)
     if bad.any():
         row = int(np.argmax(bad))
         what = "is zero, which has no direction" if np.isfinite(rows[row]).all() else \
             "holds NaN, an infinity or a number beyond float32"
         raise ValueError(f"{piece.path}: row {piece.first_row + row} {what}; remove or mend it")
+    dtype = settings.get("dtype", "float32")
+    if dtype not in ("float32", rows.dtype.name):        # some numbers may not fit
+        looking = vecidx.Index(rows.shape[1], settings["metric"], dtype=dtype, M=2,
+                               ef_construction=1)
+        try:
+            looking.add(rows)
+        except ValueError as err:
+            raise ValueError(f"{piece.path}: from row {piece.first_row} on: {err}") from err
     return ids, rows
 
 
@@ -297,8 +333,8 @@ def _make_shard(job, shard, names, fingerprint):
             batch, size = [], 0
     if batch:
         _add(index, batch, shard)
-    if job.tune and len(index) > 0:
-        index.tune()
+    if job.tune and len(index) >= FEW:                   # fewer are all compared
+        index.tune(k=job.tune)
     name = f"shard-{shard:05d}.vidx"
     with tempfile.TemporaryDirectory(prefix="vecidx-") as folder:
         path = os.path.join(folder, name)

@@ -169,14 +169,27 @@ class Found(tuple):
 
     @property
     def ids(self):
-        return self[0]
+        return self[-2]
 
     @property
     def distances(self):
-        return self[1]
+        return self[-1]
 
     def __reduce__(self):
-        return Found, (self[0], self[1], self.missing_shards)
+        return type(self), (*self, self.missing_shards)
+
+
+class FoundInRange(Found):
+    """``(lims, ids, distances)`` of a range search, in the same way."""
+
+    def __new__(cls, lims, ids, distances, missing_shards=()):
+        self = tuple.__new__(cls, (lims, ids, distances))
+        self.missing_shards = tuple(missing_shards)
+        return self
+
+    @property
+    def lims(self):
+        return self[0]
 
 
 def merge(parts, k, empty):
@@ -189,3 +202,15 @@ def merge(parts, k, empty):
     order = np.lexsort((ids.view(np.uint64), distances), axis=1)[:, :k]
     ids, distances = (np.take_along_axis(array, order, axis=1) for array in (ids, distances))
     return (ids, distances) if parts[0][0].ndim == 2 else (ids[0], distances[0])
+
+
+def merge_ranges(parts, empty):
+    """All results of several range searches, of each query by (distance, id)."""
+    if not parts:
+        return empty
+    counts = np.array([np.diff(lims) for lims, _, _ in parts])
+    ids = np.concatenate([ids for _, ids, _ in parts])
+    distances = np.concatenate([distances for _, _, distances in parts])
+    of_query = np.concatenate([np.repeat(np.arange(len(mine)), mine) for mine in counts])
+    order = np.lexsort((ids, distances, of_query))
+    return np.concatenate([[0], np.cumsum(counts.sum(axis=0))]), ids[order], distances[order]

@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import inspect
 import math
 import threading
 import time
@@ -12,22 +11,17 @@ import weakref
 import numpy as np
 
 import vecidx
+from vecidx._iterate import Neighbours
 from vecidx.errors import IndexFormatError, VecidxError
 from vecidx.ray._framework import NAMESPACE, cause_of, need_ray, one_line
 from vecidx.ray._manifest import as_manifest, shard_of
-from vecidx.ray._scatter import Found, Health, Scatter, merge
+from vecidx.ray._request import Parcels, Request, as_sendable
+from vecidx.ray._scatter import Found, FoundInRange, Health, Scatter, merge, merge_ranges
 from vecidx.ray.errors import ReplicaNotReady, ShardUnavailable
 
-LARGE = 100_000              # bytes from which an argument is put into the object store once
 POLL = 1.0                   # seconds between a client's looks at the directory
 GRACE = 3.0                  # seconds that replicas taken out of the table still answer
 RETABLE = 1.0                # seconds a search that failed waits for a newer table
-
-# What search() hands on: what an index of this version takes and means the same in each shard.
-_OPTIONS = frozenset(inspect.signature(vecidx.Index.search).parameters) & {
-    "ef", "exact", "filter", "max_distance", "recall"}
-# Of these, what an empty index cannot judge.
-_OF_ROWS = frozenset(("filter", "recall"))
 
 
 def serve(manifest, *, replicas=1, num_cpus=1, local_cache=None, mmap=True, updates=None,
@@ -146,6 +140,7 @@ class ShardedIndex:
         # Actors that are not detached live as long as the handles they came with.
         self._owned = owned                  # None: found by connect()
         self._health = Health()
+        self._parcels = Parcels()
         self._control = threading.Lock()     # one scale or swap of this client at a time
         self._closed = threading.Event()
         self._take(table)
@@ -164,8 +159,10 @@ class ShardedIndex:
         Parameters
         ----------
         queries, k, **options
-            As for :meth:`vecidx.Index.search`: `ef`, `exact`, and where this version has
-            them `filter`, `max_distance` and `recall`, which each shard keeps to.
+            As for :meth:`vecidx.Index.search`: `ef`, `exact`, `filter`, `max_distance`
+            and `recall`.  Filters are of the ids of all shards; a callable gets those
+            of a shard at a time.  `recall` goes by what each shard measured
+            (``build(..., tune=True)``) and holds for its own neighbours, so for all.
         timeout : float
             Seconds for all of it.
         hedge : float
@@ -187,20 +184,52 @@ class ShardedIndex:
         ValueError, TypeError
             An argument that an index would not take.
         """
-        request = self._request(queries, k, timeout, hedge, partial, options)
-        deadline = time.monotonic() + request.timeout
-        while True:
-            route = self._route
-            scatter = self._scatter_sync(route, request, deadline)
-            if not scatter.missing() or not self._renewed(route, deadline):
-                return self._gather(scatter, request)
+        return self._asked(self._request("search", queries, {"k": k}, options, timeout, hedge,
+                                         partial))
+
+    def range_search(self, queries, radius, *, timeout=10.0, hedge=0.25, partial="raise",
+                     **options):
+        """All stored vectors within a distance of each query, of all shards.
+
+        Parameters
+        ----------
+        queries, radius, **options
+            As for :meth:`vecidx.Index.range_search`: `ef`, `exact` and `filter`.
+        timeout, hedge, partial
+            As for :meth:`search`.
+
+        Returns
+        -------
+        lims, ids, distances
+            As from one index, with ``missing_shards``.
+        """
+        return self._asked(self._request("range_search", queries, {"radius": radius}, options,
+                                         timeout, hedge, partial))
+
+    def iterate(self, query, batch=10, *, ef=None, filter=None, exact=False, timeout=10.0,
+                hedge=0.25):
+        """The neighbours of one query, from near to far, a batch at a time.
+
+        As :meth:`vecidx.Index.iterate`; every few turns are a search of all shards,
+        for twice as many neighbours as the one before.  `timeout` and `hedge` are for
+        each of these.
+        """
+        self._route.template.iterate(query, batch, ef=ef)        # it looks at the arguments
+        query = np.array(query).reshape(-1)
+        filter = None if filter is None else as_sendable(filter, 1)
+
+        def search(k, ef, exact):
+            return self.search(query, k, ef=ef, exact=exact, filter=filter, timeout=timeout,
+                               hedge=hedge)
+
+        return Neighbours(search, batch, ef or 0, exact)
 
     async def asearch(self, queries, k=10, *, timeout=10.0, hedge=0.25, partial="raise",
                       **options):
         """:meth:`search` for asyncio."""
         loop = asyncio.get_running_loop()
         request = await loop.run_in_executor(None, functools.partial(
-            self._request, queries, k, timeout, hedge, partial, options))
+            self._request, "search", queries, {"k": k}, options, timeout, hedge, partial))
         deadline = time.monotonic() + request.timeout
         while True:
             route = self._route
@@ -209,18 +238,20 @@ class ShardedIndex:
                     None, self._renewed, route, deadline):
                 return self._gather(scatter, request)
 
-    def _request(self, queries, k, timeout, hedge, partial, options):
+    def _request(self, method, queries, arguments, options, timeout, hedge, partial):
         if self._closed.is_set():
             raise VecidxError("the service is closed")
-        if unknown := sorted(set(options) - _OPTIONS):
-            raise TypeError(f"search: no argument {unknown[0]!r}; an index of this version takes "
-                            f"{', '.join(sorted(_OPTIONS))}")
-        for name, value in (("timeout", timeout), ("hedge", hedge)):
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
-                raise ValueError(f"{name}: expected seconds above 0, got {value!r}")
-        if partial not in ("raise", "allow"):
-            raise ValueError(f"partial: expected 'raise' or 'allow', got {partial!r}")
-        return _Request(self._route.template, queries, k, timeout, hedge, partial, options)
+        return Request(method, self._route.template, self._parcels, queries, arguments, options,
+                       timeout, hedge, partial)
+
+    def _asked(self, request):
+        """The answers of all shards."""
+        deadline = time.monotonic() + request.timeout
+        while True:
+            route = self._route
+            scatter = self._scatter_sync(route, request, deadline)
+            if not scatter.missing() or not self._renewed(route, deadline):
+                return self._gather(scatter, request)
 
     def _scatter_sync(self, route, request, deadline):
         import ray
@@ -317,7 +348,9 @@ class ShardedIndex:
                 f"{len(missing)} of {len(self._route.replicas)} shards did not answer "
                 f"(partial='allow' does without): {describe(missing)}", missing)
         parts = [scatter.answers[shard] for shard in sorted(scatter.answers)]
-        return Found(*merge(parts, request.k, request.empty), sorted(missing))
+        if request.method == "range_search":
+            return FoundInRange(*merge_ranges(parts, request.empty), sorted(missing))
+        return Found(*merge(parts, request.arguments["k"], request.empty), sorted(missing))
 
     # ---- changing what serves ---------------------------------------------------
 
@@ -544,11 +577,15 @@ class _Route:
         self.table = table
         self.replicas = [[table.name(shard, replica) for replica in range(table.replicas)]
                          for shard in range(table.n_shards)]
-        manifest = table.manifest
-        dtype = manifest.parameters.get("dtype", "float32")
-        # Empty: it looks at the arguments of a search as any index does.
-        self.template = vecidx.Index(manifest.dim, manifest.metric, dtype=dtype)
+        # It looks at the arguments of a search as any index does.
+        self.template = self.empty()
         self._actors = {}
+
+    def empty(self, **parameters):
+        """An empty index of the shards' kind."""
+        manifest = self.table.manifest
+        return vecidx.Index(manifest.dim, manifest.metric,
+                            dtype=manifest.parameters.get("dtype", "float32"), **parameters)
 
     def actor(self, key):
         """The handle of a replica; ValueError where no actor has its name."""
@@ -559,35 +596,13 @@ class _Route:
         return actor
 
     def ask(self, key, request):
-        return self.actor(key).search.remote(request.queries, request.k, request.filter,
-                                             request.options)
+        return request.send(self.actor(key))
 
     def primaries(self, ids):
         """[(shard, key of its primary, positions of its ids)]."""
         shards = shard_of(ids, self.table.n_shards)
         return [(int(shard), self.replicas[shard][0], np.flatnonzero(shards == shard))
                 for shard in np.unique(shards)]
-
-
-class _Request:
-    """The arguments of a search, looked at; large ones lie in the object store."""
-
-    def __init__(self, template, queries, k, timeout, hedge, partial, options):
-        self.filter = options.get("filter")
-        self.options = {name: value for name, value in options.items() if name != "filter"}
-        self.empty = template.search(queries, k=k, **{
-            name: value for name, value in options.items() if name not in _OF_ROWS})
-        self.k, self.timeout, self.hedge, self.partial = k, timeout, hedge, partial
-        self.queries = _by_reference(np.asarray(queries))
-        self.filter = _by_reference(self.filter)
-
-
-def _by_reference(value):
-    """Put an argument that every replica gets into the object store, if it is large."""
-    import ray
-    large = isinstance(value, np.ndarray) and value.nbytes > LARGE or \
-        isinstance(value, (list, tuple)) and len(value) > 0
-    return ray.put(value) if large else value
 
 
 def _reason(error):

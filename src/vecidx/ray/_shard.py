@@ -22,6 +22,7 @@ import vecidx
 from vecidx.errors import IndexFormatError
 from vecidx.ray._framework import cause_of, one_line, was_restarted
 from vecidx.ray._manifest import Shard
+from vecidx.ray._request import Parcels, answer
 from vecidx.ray._store import Store, chunks_of, sha256_of, write_whole
 from vecidx.ray.errors import ReplicaNotReady
 
@@ -59,6 +60,7 @@ class Replica:
         self._index = None
         self._why = "it is still loading"
         self._tried = threading.Event()      # loaded, or failed once
+        self._filters = Parcels()
         self._n_searches = 0
         self._since = time.time()
         threading.Thread(target=self._keep_loading, name="vecidx load", daemon=True).start()
@@ -84,13 +86,11 @@ class Replica:
         return vecidx.load(path, mmap=self._job.mmap, num_threads=self._job.threads)
 
     @ray.method(concurrency_group="search")
-    def search(self, queries, k, filter, options):
-        """What :meth:`vecidx.Index.search` gives."""
+    def ask(self, data, **large):
+        """The answer to a Request that was sent."""
         index, until = self._hold()
-        if filter is not None:
-            options = {**options, "filter": filter}
         self._n_searches += 1
-        return self._still(until, index.search(queries, k=k, **options))
+        return self._still(until, answer(index, self._filters, data, large))
 
     @ray.method(concurrency_group="search")
     def get(self, ids):

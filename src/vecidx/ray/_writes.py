@@ -15,11 +15,9 @@ def add(route, vectors, ids, on_conflict, timeout):
     if on_conflict not in ("replace", "error", "skip"):
         raise ValueError("on_conflict: expected 'replace', 'error' or 'skip', got "
                          f"{on_conflict!r}")
-    try:                                     # an empty index looks at rows as any does
-        route.template.search(vectors, k=1)
-    except (ValueError, TypeError) as err:
-        raise type(err)(str(err).replace("queries", "vectors", 1)) from None
     rows, ids = np.atleast_2d(np.asarray(vectors)), as_ids(ids)
+    # No shard may take its part where another refuses: an index to be thrown away looks first.
+    route.empty(M=2, ef_construction=1).add(vectors)
     if len(ids) != len(rows):
         raise ValueError(f"ids: expected {len(rows)}, one for each vector, got {len(ids)}")
     once, counts = np.unique(ids, return_counts=True)
@@ -50,7 +48,7 @@ def get(route, health, ids, timeout):
     """Vectors by id, each from any replica of its shard that is well."""
     import ray
     is_scalar, ids = np.ndim(ids) == 0, as_ids(ids)
-    out = np.empty((len(ids), route.table.manifest.dim), route.template.dtype)
+    out = np.empty((len(ids), route.table.manifest.dim), route.template.get([]).dtype)
     found = np.zeros(len(ids), bool)
     deadline = time.monotonic() + timeout
     shards = shard_of(ids, route.table.n_shards)

@@ -15,7 +15,14 @@
 #include "../base/vx_rng.h"
 #include "../base/vx_status.h"
 
-enum kind { RANGE, BITS, TABLE, NOT, AND, OR };
+enum kind {
+    RANGE = VX_FILTER_RANGE,
+    BITS = VX_FILTER_BITS,
+    TABLE = VX_FILTER_TABLE,
+    NOT = VX_FILTER_NOT,
+    AND = VX_FILTER_AND,
+    OR = VX_FILTER_OR
+};
 
 struct vx_filter {
     enum kind kind;
@@ -198,6 +205,23 @@ vx_status vx_filter_and(vx_filter *a, vx_filter *b, vx_filter **out, vx_error *e
 vx_status vx_filter_or(vx_filter *a, vx_filter *b, vx_filter **out, vx_error *err)
 {
     return combine(OR, a, b, out, err);
+}
+
+void vx_filter_look(const vx_filter *filter, vx_filter_parts *out)
+{
+    memset(out, 0, sizeof *out);
+    out->kind = (int)filter->kind;
+    out->begin = filter->begin;
+    out->end = filter->end;
+    out->step = filter->step;
+    out->words = filter->words;
+    out->table = filter->table;
+    if (filter->kind == BITS)
+        out->n = (size_t)((uint64_t)(filter->end - filter->begin) / 64 + 1);
+    else if (filter->kind == TABLE)
+        out->n = (size_t)filter->mask + 1;
+    out->a = filter->a;
+    out->b = filter->b;
 }
 
 /* ---- asking, 64 labels at a time --------------------------------------------------- */
