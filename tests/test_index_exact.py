@@ -96,3 +96,20 @@ def test_recall_on_large_sets(large_sets):
         floor = FLOORS.get(path.stem, 0.8)
         assert share >= floor, f"{path.name}: recall@{K} {share:.4f} below {floor} at ef=100"
         assert index.check()["unreachable"] == 0
+
+
+@pytest.mark.parametrize("sigma", [0.5, 1.0])
+def test_inner_products_of_rows_that_differ_in_length(sigma):
+    """A few long rows answer every query; the many short ones must not bar the way to them."""
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((8_000, 32)).astype(np.float32)
+    rows *= rng.lognormal(0, sigma, (len(rows), 1)).astype(np.float32)
+    queries = rng.standard_normal((100, 32)).astype(np.float32)
+    index = vecidx.Index(32, metric="ip")
+    index.add(rows[:6_000])
+    index.add(rows[6_000:])
+    kth = exact_kth(queries, rows, "ip", K)
+    assert recall(index.search(queries, K, ef=40)[1], kth) >= 0.95
+    assert index.check() == {"unreachable": 0}
+    index.delete(np.argsort(np.linalg.norm(rows, axis=1))[-200:])
+    assert index.check() == {"unreachable": 0}

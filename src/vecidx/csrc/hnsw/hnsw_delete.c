@@ -444,11 +444,12 @@ static bool keep_in_links(struct mend *m)
     for (vx_slot slot = 0; slot < m->n; slot++)
         if (has_bit((const uint64_t *)(const void *)m->is_suspect, slot))
             m->suspects[m->n_suspects++] = slot;
+    const uint32_t n_spare = vx_spare_links(m->graph, m->view);
     const vx_run quiet = {m->run.num_threads, NULL, NULL};
     vx_pool_run(m->n_suspects, 64, &quiet, 0, 0, in_link_piece, m);
     for (size_t i = 0; i < m->n_suspects; i++)
         if (m->is_cut[i] && !vx_has_in_link(m->view, m->suspects[i], VX_NO_SLOT))
-            vx_force_in_link(&m->space, m->view, NULL, m->suspects[i]);
+            vx_force_in_link(&m->space, m->view, NULL, n_spare, m->suspects[i]);
     return true;
 }
 

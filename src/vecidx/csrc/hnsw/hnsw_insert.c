@@ -476,6 +476,7 @@ static void look_piece(void *arg, size_t begin, size_t end, unsigned who)
 
 static void keep_in_links(struct insert *in, const vx_run *quiet)
 {
+    const uint32_t n_spare = vx_spare_links(in->graph, in->view);
     in->n_suspects = 0;
     for (size_t i = 0; i < in->n_batch; i++)
         if (in->twin_of[i] == VX_NO_SLOT)
@@ -486,7 +487,7 @@ static void keep_in_links(struct insert *in, const vx_run *quiet)
     vx_pool_run(in->n_suspects, 64, quiet, 0, 0, look_piece, in);
     for (size_t i = 0; i < in->n_suspects; i++)
         if (in->is_cut[i] && !vx_has_in_link(in->view, in->suspects[i], VX_NO_SLOT))
-            vx_force_in_link(&in->space, in->view, &in->kept, in->suspects[i]);
+            vx_force_in_link(&in->space, in->view, &in->kept, n_spare, in->suspects[i]);
 }
 
 /* ---- the batch ------------------------------------------------------------------ */

@@ -64,24 +64,57 @@ bool vx_has_in_link(const vx_view *view, vx_slot slot, vx_slot except)
     return false;
 }
 
-void vx_force_in_link(const vx_space *space, const vx_view *view, const vx_edge_dists *kept,
-                      vx_slot slot)
+uint32_t vx_spare_links(const vx_graph *graph, const vx_view *view)
 {
-    vx_row own, row;
-    vx_row_load_kept(space, view, kept, slot, 0, &own);
-    for (uint32_t i = 0; i < own.n; i++) {
-        const vx_slot neighbour = own.slots[i];
-        vx_row_load_kept(space, view, kept, neighbour, 0, &row);
-        uint32_t victim = row.n;
-        if (row.n == view->M0) {
-            while (victim > 0 && !vx_has_in_link(view, row.slots[victim - 1], neighbour))
-                victim--;
-            if (victim-- == 0)
-                continue; /* every link here is some row's only one */
+    if (graph->params.metric != VX_IP || view->has_codes) /* codes make them distances */
+        return view->M0;
+    return view->M0 < 4 ? 1 : view->M0 / 4;
+}
+
+/* Link `owner` to `slot` at distance `dist`, in place of one of its last n_spare links that
+ * has another in-link.  False if there is none, and the row's last link in *out_last. */
+static bool force_into(const vx_space *space, const vx_view *view, const vx_edge_dists *kept,
+                       uint32_t n_spare, vx_slot owner, vx_slot slot, float dist,
+                       vx_slot *out_last)
+{
+    vx_row row;
+    vx_row_load_kept(space, view, kept, owner, 0, &row);
+    uint32_t victim = row.n;
+    if (row.n == view->M0) {
+        while (victim > view->M0 - n_spare &&
+               !vx_has_in_link(view, row.slots[victim - 1], owner))
+            victim--;
+        if (victim == view->M0 - n_spare) {
+            *out_last = row.slots[row.n - 1 - slot % n_spare];
+            return false;
         }
-        vx_row_force(&row, victim, slot, own.dists[i]);
-        vx_row_store_kept(view, kept, neighbour, 0, &row);
+        victim--;
+    }
+    vx_row_force(&row, victim, slot, dist);
+    vx_row_store_kept(view, kept, owner, 0, &row);
+    return true;
+}
+
+/* Rows that are asked, one from the other, for a place to spare. */
+#define SPARE_STEPS 16u
+
+void vx_force_in_link(const vx_space *space, const vx_view *view, const vx_edge_dists *kept,
+                      uint32_t n_spare, vx_slot slot)
+{
+    vx_row own;
+    vx_slot last = VX_NO_SLOT;
+    vx_row_load_kept(space, view, kept, slot, 0, &own);
+    for (uint32_t i = 0; i < own.n; i++)
+        if (force_into(space, view, kept, n_spare, own.slots[i], slot, own.dists[i], &last))
+            return;
+    if (n_spare == view->M0)
         return;
+    for (uint32_t i = 0; i < SPARE_STEPS && last != VX_NO_SLOT && last != slot &&
+                         !row_has(view, last, slot); i++) {
+        const float dist = space->ops->pair(vx_space_row(space, last), vx_space_row(space, slot),
+                                            space->row_bytes);
+        if (force_into(space, view, kept, n_spare, last, slot, dist, &last))
+            return;
     }
 }
 

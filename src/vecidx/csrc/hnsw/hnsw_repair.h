@@ -21,10 +21,16 @@ void vx_row_store_kept(const vx_view *view, const vx_edge_dists *kept, vx_slot o
 /* Does a neighbour of `slot`, other than `except`, link back to it? */
 bool vx_has_in_link(const vx_view *view, vx_slot slot, vx_slot except);
 
+/* How many of a row's last links may be given to rows that nothing else links to.  By inner
+ * products most rows are such, and all are neighbours of the few longest: those keep their
+ * links to one another, through which searches go, and hand the others down. */
+uint32_t vx_spare_links(const vx_graph *graph, const vx_view *view);
+
 /* Make one of its neighbours link to `slot`, taking the place of a row that has
- * another in-link.  Does nothing where there is no such place. */
+ * another in-link, or else one that a neighbour's last links lead to.  Does nothing where
+ * there is no such place. */
 void vx_force_in_link(const vx_space *space, const vx_view *view, const vx_edge_dists *kept,
-                      vx_slot slot);
+                      uint32_t n_spare, vx_slot slot);
 
 /* Do two slots hold the same vector? */
 bool vx_rows_equal(const vx_view *view, vx_slot a, vx_slot b);
