@@ -15,10 +15,10 @@ PARAMETERS = [
     "dim", "metric", "dtype", "quantization", "M", "ef_construction", "seed", "n", "u", "d",
     "entry", "next_id", "unproven", "flags", "vector_bytes", "link_bytes", "upper_bytes",
     "local_dim"]
-L2, IP, COSINE = range(3)
-FLOAT32, FLOAT16, BFLOAT16, INT8, UINT8 = range(5)
+L2, IP, COSINE, HAMMING, JACCARD = range(5)
+FLOAT32, FLOAT16, BFLOAT16, INT8, UINT8, BITS = range(6)
 AUTO = 3
-VALUES = ["<f4", "<f2", "<u2", "i1", "u1"]            # bfloat16 as its bits
+VALUES = ["<f4", "<f2", "<u2", "i1", "u1", "u1"]      # bfloat16 as its bits, bits packed
 NO_ENTRY = 0x7FFFFFFF
 PADDING, TWIN, FILLER, SLOT = 0xFFFFFFFF, 0xFFFFFFFE, 0x80000000, 0x7FFFFFFF
 KINDS = {1: "vectors", 2: "links", 3: "levels", 4: "upper links", 5: "upper places", 6: "ids",
@@ -115,15 +115,19 @@ def read_parameters(block):
     expect(not any(numbers[len(PARAMETERS):]), "a parameter not known")
     numbers += [0] * (len(PARAMETERS) - len(numbers))
     p = dict(zip(PARAMETERS, numbers, strict=False))
-    limits = {"dim": (1, 65536), "metric": (0, 2), "dtype": (0, 4), "M": (2, 127),
+    limits = {"dim": (1, 65536), "metric": (0, 4), "dtype": (0, 5), "M": (2, 127),
               "ef_construction": (1, 65536), "n": (0, 2**31 - 2), "u": (0, 2**31 - 2),
               "d": (0, p["n"]), "next_id": (0, 2**63), "flags": (0, 1),
               "local_dim": (0, 2**32 - 1)}
     for name, (least, most) in limits.items():
         expect(least <= p[name] <= most, name)
     expect(p["quantization"] in (0, 1, 2, 3), "quantization")
+    is_bits = p["dtype"] == BITS
+    expect(is_bits == (p["metric"] in (HAMMING, JACCARD)), "a metric of the dtype")
+    expect(not is_bits or p["quantization"] == 0, "quantization of bits")
     value_bytes = np.dtype(VALUES[p["dtype"]]).itemsize
-    expect(p["vector_bytes"] == pad(value_bytes * p["dim"], 64), "length of a vector")
+    bytes_in = -(-p["dim"] // 8) if is_bits else value_bytes * p["dim"]
+    expect(p["vector_bytes"] == pad(bytes_in, 64), "length of a vector")
     expect(p["upper_bytes"] == pad(4 * p["M"], 64), "length of a row of upper links")
     expect((p["entry"] == NO_ENTRY) == (p["n"] == p["d"]), "entry")
     return p
@@ -149,6 +153,8 @@ class File:
         self.is_whole = p["dtype"] in (INT8, UINT8)
         values = np.dtype(VALUES[p["dtype"]])
         vectors = self._take(1, values, p["vector_bytes"] // values.itemsize)
+        if p["dtype"] == BITS:
+            vectors = np.unpackbits(vectors, axis=1)
         expect(not vectors[:, p["dim"]:].any(), "behind the vectors")
         if p["dtype"] == BFLOAT16:
             vectors = (vectors.astype(np.uint32) << 16).view(np.float32)
@@ -273,8 +279,11 @@ class File:
     def distances(self, query):
         """To every slot, in float64."""
         query, rows = np.asarray(query, np.float64), self.vectors.astype(np.float64)
-        if self.parameters["metric"] == L2:
+        if self.parameters["metric"] in (L2, HAMMING):      # of bits: unpacked
             return ((rows - query) ** 2).sum(axis=1)
+        if self.parameters["metric"] == JACCARD:
+            either = np.maximum(rows, query).sum(axis=1)
+            return np.abs(rows - query).sum(axis=1) / np.maximum(either, 1)
         if self.parameters["metric"] == COSINE:
             query = query / np.linalg.norm(query)
             if self.is_whole:

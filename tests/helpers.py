@@ -20,7 +20,11 @@ def exact_distances(queries, rows, metric):
     """All distances, (len(queries), len(rows))."""
     queries = np.atleast_2d(np.asarray(queries, np.float64))
     rows = np.atleast_2d(np.asarray(rows, np.float64))
-    if metric == "l2":
+    if metric == "jaccard":                 # of bits, unpacked
+        either = np.stack([np.maximum(rows, query).sum(axis=1) for query in queries])
+        differ = exact_distances(queries, rows, "hamming")
+        return differ / np.maximum(either, 1)
+    if metric in ("l2", "hamming"):
         # Differences and not the expanded square, which cancels for near rows;
         # query by query, so that memory stays small.
         return np.stack([((rows - query) ** 2).sum(axis=1) for query in queries])

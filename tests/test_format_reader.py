@@ -67,14 +67,16 @@ def test_rows_ids_and_parameters(pair):
     p = file.parameters
     assert (p["dim"], p["M"], p["ef_construction"], p["seed"]) == (
         index.dim, index.M, index.ef_construction, index.seed)
-    assert METRICS[p["metric"]] == index.metric
+    assert (*METRICS, "hamming", "jaccard")[p["metric"]] == index.metric
     assert p["n"] - p["d"] == len(index)
     rows = file.rows()
     assert list(rows) == index.ids().tolist()
-    words = ["float32", "float16", "bfloat16", "int8", "uint8"]
+    words = ["float32", "float16", "bfloat16", "int8", "uint8", "bits"]
     assert words[p["dtype"]] == index.dtype
     step = {"float16": 2.0**-11, "bfloat16": 2.0**-8}.get(str(index.dtype), 1e-6)
     for id, row in rows.items():
+        if index.dtype == "bits":
+            row = np.packbits(row.astype(bool))
         # Under cosine `get` rounds the product with the length to float16.
         np.testing.assert_allclose(row, index.get(id), rtol=1.1 * step if file.norms is not None
                                    else 1e-6, atol=1e-7)
@@ -113,6 +115,7 @@ def test_a_search_by_the_reader_finds_the_nearest(pair):
     rows = file.rows()
     ids, vectors = np.array(list(rows)), np.stack(list(rows.values()))
     queries = np.random.default_rng(1).standard_normal((6, index.dim)).astype(np.float32)
+    queries = queries > 0 if index.dtype == "bits" else queries
     k = min(5, len(index))
     right = 0
     for query in queries:

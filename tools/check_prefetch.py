@@ -6,6 +6,7 @@ FOLDER: of object files; by default src/ is compiled as setup.py does it.
 
 - The walks of every kernel file contain prefetch instructions.  Compilers may drop them (see
   fetch_row in hnsw_walk.h), and nothing fails when they do: searches only become slow.
+- Instructions that a CPU of the level may lack are only in functions that are chosen by the CPU.
 - No other object, and no kernel of a smaller level, uses registers that its level does not have
   (ymm, zmm on x86): it would crash on a smaller CPU.
 
@@ -34,6 +35,8 @@ MAY_USE = {
     "hnsw_walk_avx512": {"ymm", "zmm"},
     "hnsw_walk_avx512vnni": {"ymm", "zmm"},
 }
+# An instruction that not every CPU of a level has -> where alone it may be, in which functions.
+ONLY_IN = {"vpopcnt": ("hnsw_walk_avx512vnni", "vpopcnt_")}
 # Fewest prefetches of a walk: for the links of the next node, for the rows before the first
 # distance, and for the rows ahead of those being computed.  GCC 12 makes 8 of them.
 LEAST = 3
@@ -103,6 +106,11 @@ def check_object(objdump, path):
             users = [f for f, lines in code.items() if any(map(pattern.search, lines))]
             if users and register not in allowed:
                 wrong.append(f"{path.name}: {register} registers in {', '.join(sorted(users))}")
+        for word, (file, prefix) in ONLY_IN.items():
+            users = [f for f, lines in code.items() if any(f"\t{word}" in line for line in lines)
+                     and not (name == file and f.startswith(prefix))]
+            if users:
+                wrong.append(f"{path.name}: {word} in {', '.join(sorted(users))}")
     seen = []
     if name.startswith("hnsw_walk_") and code:
         # GCC splits functions: walk_x and walk_x.cold are one.

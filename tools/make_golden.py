@@ -83,6 +83,16 @@ def quantised(n, dim, whole=False, **params):
     return index
 
 
+def bits(n, dim, metric):
+    """A life in packed bits; one row has none set."""
+    rows = rows_of(n, dim, 8) > 0.3
+    rows[n // 2], rows[3] = rows[2], False
+    index = vecidx.Index(dim, metric, seed=15, M=4, ef_construction=20)
+    index.add(np.packbits(rows, axis=1))
+    index.delete(np.arange(5, 12))
+    return index
+
+
 GOLDEN = {
     "empty": lambda: plain(0, 3),
     "one": lambda: plain(1, 5, metric="cosine"),
@@ -106,6 +116,8 @@ GOLDEN = {
     "bfloat16-ip": lambda: typed(10_000, 40, "bfloat16", metric="ip", quantization="auto", M=4),
     "int8-auto": lambda: typed(10_000, 18, "int8", metric="cosine", quantization="auto", M=4),
     "uint8-auto": lambda: typed(10_000, 18, "uint8", metric="l2", quantization="auto", M=4),
+    "hamming": lambda: bits(90, 133, "hamming"),
+    "jaccard": lambda: bits(90, 64, "jaccard"),
     "ranks": lambda: quantised(150, 257, metric="cosine", quantization="auto"),
 }
 
@@ -115,9 +127,12 @@ def answers(index):
     ids = index.ids()
     rng = np.random.default_rng(5)
     queries = rng.standard_normal((4, index.dim)).astype(np.float32) * 2 + 0.1
+    if index.dtype == "bits":
+        queries = np.packbits(queries > 0, axis=1)
     found, distances = index.search(queries, k=K, exact=True)
-    return {"ids": ids, "rows": index.get(ids).reshape(len(ids), index.dim), "queries": queries,
-            "found": found, "distances": distances, "metric": index.metric, "M": index.M,
+    rows = index.get(ids).reshape(len(ids), queries.shape[1])
+    return {"ids": ids, "rows": rows, "queries": queries, "found": found,
+            "distances": distances, "metric": index.metric, "M": index.M,
             "dtype": str(index.dtype), "quantization": index._quantization or "none",
             "seed": index.seed, "ef_construction": index.ef_construction}
 

@@ -10,7 +10,6 @@ from vecidx._validate import (
     INT64,
     MAX_K,
     as_labels,
-    as_matrix,
     check_ef,
     check_k,
     check_share,
@@ -84,7 +83,7 @@ class Asking:
         if queries is None:
             search, exact, n_queries = _tune.unseen(self._core, threads)
         else:
-            rows = as_matrix(queries, dim=self._dim, name="queries")
+            rows = self._as_queries(queries)
             n_queries = len(rows)
             search = functools.partial(self._distances, rows, threads=threads)
             exact = functools.partial(self._distances, rows, exact=True, threads=threads)
@@ -121,7 +120,7 @@ class Asking:
             ``high``, and ``queries``, how many there were.  A neighbour as far
             as the true ``k``-th counts as right.
         """
-        rows = as_matrix(queries, dim=self._dim, name="queries")
+        rows = self._as_queries(queries)
         if len(rows) == 0:
             raise ValueError("queries: expected at least 1, got 0")
         k, ef = check_k(k), check_ef(ef)

@@ -50,7 +50,7 @@ class CoreIndex:
     def repair(self, num_threads: int) -> None: ...
     def search(
         self,
-        queries: NDArray[np.float32],
+        queries: NDArray[np.float32] | NDArray[np.uint8],
         k: int,
         ef: int,
         exact: bool,
@@ -60,7 +60,7 @@ class CoreIndex:
     ) -> None: ...
     def search_one(
         self,
-        query: NDArray[np.float32],
+        query: NDArray[np.float32] | NDArray[np.uint8],
         k: int,
         ef: int,
         exact: bool,
@@ -102,7 +102,7 @@ class CoreFilter:
 def filter_of_parts(parts: list[tuple[object, ...]]) -> CoreFilter: ...
 def search_where(
     core: CoreIndex,
-    queries: NDArray[np.float32],
+    queries: NDArray[np.float32] | NDArray[np.uint8],
     k: int,
     ef: int,
     exact: bool,
@@ -114,7 +114,7 @@ def search_where(
 ) -> None: ...
 def range_search(
     core: CoreIndex,
-    queries: NDArray[np.float32],
+    queries: NDArray[np.float32] | NDArray[np.uint8],
     ef: int,
     exact: bool,
     num_threads: int,
@@ -161,6 +161,15 @@ def test_many(
     out: NDArray[np.float32],
     dtype: int = 0,
     by_row: bool = False,
+) -> None: ...
+def test_bits(
+    level: str,
+    metric: int,
+    a: NDArray[np.uint8],
+    b: NDArray[np.uint8],
+    dim: int,
+    out: NDArray[np.float32],
+    many: bool,
 ) -> None: ...
 def test_work() -> dict[str, int] | None: ...
 def test_fail_alloc(nth: int) -> None: ...

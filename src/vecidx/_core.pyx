@@ -13,7 +13,7 @@ import errno
 import os
 import threading
 
-from cpython.buffer cimport PyBUF_READ
+from cpython.buffer cimport PyBUF_C_CONTIGUOUS, PyBUF_READ, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AsString, PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.memoryview cimport PyMemoryView_FromMemory
@@ -25,9 +25,10 @@ from vecidx._vecidx cimport *
 
 from vecidx.errors import IndexFormatError, VecidxError
 
-METRICS = {"l2": <int>VX_L2SQ, "ip": <int>VX_IP, "cosine": <int>VX_COSINE}
+METRICS = {"l2": <int>VX_L2SQ, "ip": <int>VX_IP, "cosine": <int>VX_COSINE,
+           "hamming": <int>VX_HAMMING, "jaccard": <int>VX_JACCARD}
 DTYPES = {"float32": <int>VX_F32, "float16": <int>VX_F16, "bfloat16": <int>VX_BF16,
-          "int8": <int>VX_I8, "uint8": <int>VX_U8}
+          "int8": <int>VX_I8, "uint8": <int>VX_U8, "bits": <int>VX_BITS}
 QUANTIZATIONS = {None: <int>VX_QUANT_NONE, "sq8": <int>VX_QUANT_SQ8,
                  "sq4": <int>VX_QUANT_SQ4, "auto": <int>VX_QUANT_AUTO}
 MAP_MODES = {False: <int>VX_MAP_NOTHING, True: <int>VX_MAP_ALL, "vectors": <int>VX_MAP_VECTORS}
@@ -333,20 +334,21 @@ cdef class CoreIndex:
             raise_status(&err)
         return 0
 
-    def search(self, const float[:, ::1] queries not None, size_t k, size_t ef, bint exact,
+    def search(self, queries not None, size_t k, size_t ef, bint exact,
                unsigned num_threads, int64_t[:, ::1] out_ids not None,
                float[:, ::1] out_distances not None):
-        if queries.shape[0] > 0:
-            self._search(&queries[0, 0], queries.shape[0], k, ef, exact, num_threads,
+        """`queries`: a C-ordered array of float32, or uint8 of an index of bits."""
+        if len(queries) > 0:
+            self._search(queries, len(queries), k, ef, exact, num_threads,
                          &out_ids[0, 0], &out_distances[0, 0])
 
-    def search_one(self, const float[::1] query not None, size_t k, size_t ef, bint exact,
+    def search_one(self, query not None, size_t k, size_t ef, bint exact,
                    unsigned num_threads, int64_t[::1] out_ids not None,
                    float[::1] out_distances not None):
         """As search, for one query: the fast path of index.py."""
-        self._search(&query[0], 1, k, ef, exact, num_threads, &out_ids[0], &out_distances[0])
+        self._search(query, 1, k, ef, exact, num_threads, &out_ids[0], &out_distances[0])
 
-    cdef int _search(self, const float *queries, size_t n, size_t k, size_t ef, bint exact,
+    cdef int _search(self, object queries, size_t n, size_t k, size_t ef, bint exact,
                      unsigned num_threads, int64_t *out_ids, float *out_distances) except -1:
         cdef:
             _Tick tick = _Tick()
@@ -354,12 +356,15 @@ cdef class CoreIndex:
             vx_search_params params
             vx_error err
             vx_status status
+            Py_buffer rows
         params.k = k
         params.ef = ef
         params.exact = exact
+        PyObject_GetBuffer(queries, &rows, PyBUF_C_CONTIGUOUS)
         with nogil:
-            status = vx_index_search(self._index, queries, n, &params, &run,
+            status = vx_index_search(self._index, rows.buf, n, &params, &run,
                                      out_ids, out_distances, &err)
+        PyBuffer_Release(&rows)
         if status == VX_OK:
             return 0
         if status == VX_E_INTERRUPTED:
@@ -694,6 +699,22 @@ def test_many(str level, int metric, const float[::1] a not None,
     cdef vx_error err
     if vx_test_many(encoded, <vx_metric>metric, <vx_dtype>dtype, by_row, &a[0], &b[0, 0],
                     b.shape[0], b.shape[1], &out[0], &err) != VX_OK:
+        raise_status(&err)
+
+
+def test_bits(str level, int metric, const uint8_t[:, ::1] a not None,
+              const uint8_t[:, ::1] b not None, size_t dim, float[::1] out not None, bint many):
+    """The same of packed bits: of pairs, or of a[0] and all of b."""
+    cdef bytes encoded = level.encode("ascii")
+    cdef vx_error err
+    cdef vx_status status
+    if many:
+        status = vx_test_many(encoded, <vx_metric>metric, VX_BITS, True, &a[0, 0], &b[0, 0],
+                              b.shape[0], dim, &out[0], &err)
+    else:
+        status = vx_test_pairs(encoded, <vx_metric>metric, VX_BITS, &a[0, 0], &b[0, 0],
+                               b.shape[0], dim, &out[0], &err)
+    if status != VX_OK:
         raise_status(&err)
 
 

@@ -168,37 +168,40 @@ cdef class _Where:
         free(<void *>self.where.filters)
 
 
-def search_where(CoreIndex core not None, const float[:, ::1] queries not None, size_t k, size_t ef,
+def search_where(CoreIndex core not None, queries not None, size_t k, size_t ef,
                  bint exact, unsigned num_threads, list filters, double max_distance,
                  int64_t[:, ::1] out_ids not None, float[:, ::1] out_distances not None):
     """As CoreIndex.search; `filters`: CoreFilters or None, one for all queries or one for each."""
     cdef:
-        size_t n = queries.shape[0]
+        size_t n = len(queries)
         _Where limits = _Where(filters, max_distance)
         _Tick tick = _Tick()
         vx_run run = _make_run(tick, num_threads)
         vx_search_params params
         vx_error err
         vx_status status
+        Py_buffer rows
     if n == 0:
         return
     params.k = k
     params.ef = ef
     params.exact = exact
+    PyObject_GetBuffer(queries, &rows, PyBUF_C_CONTIGUOUS)
     with nogil:
-        status = vx_index_search_where(core._index, &queries[0, 0], n, &params, &limits.where,
+        status = vx_index_search_where(core._index, rows.buf, n, &params, &limits.where,
                                        &run, &out_ids[0, 0], &out_distances[0, 0], &err)
+    PyBuffer_Release(&rows)
     if status == VX_E_INTERRUPTED:
         tick.reraise()
     if status != VX_OK:
         raise_status(&err)
 
 
-def range_search(CoreIndex core not None, const float[:, ::1] queries not None, size_t ef,
+def range_search(CoreIndex core not None, queries not None, size_t ef,
                  bint exact, unsigned num_threads, list filters, double radius):
     """(lims, ids, distances)"""
     cdef:
-        size_t n = queries.shape[0]
+        size_t n = len(queries)
         _Where limits = _Where(filters, radius)
         _Tick tick = _Tick()
         vx_run run = _make_run(tick, num_threads)
@@ -206,6 +209,7 @@ def range_search(CoreIndex core not None, const float[:, ::1] queries not None, 
         vx_range *found = NULL
         vx_error err
         vx_status status
+        Py_buffer rows
         int64_t[::1] to_lims, to_ids
         float[::1] to_distances
     lims = np.zeros(n + 1, np.int64)
@@ -214,9 +218,11 @@ def range_search(CoreIndex core not None, const float[:, ::1] queries not None, 
     params.k = 1
     params.ef = ef
     params.exact = exact
+    PyObject_GetBuffer(queries, &rows, PyBUF_C_CONTIGUOUS)
     with nogil:
-        status = vx_index_range_search(core._index, &queries[0, 0], n, &params, &limits.where,
+        status = vx_index_range_search(core._index, rows.buf, n, &params, &limits.where,
                                        &run, &found, &err)
+    PyBuffer_Release(&rows)
     if status == VX_E_INTERRUPTED:
         tick.reraise()
     if status != VX_OK:

@@ -17,8 +17,13 @@ def candidates(k):
 
 def between(metric, rows):
     """Distances of some rows to one another."""
+    if metric in ("hamming", "jaccard"):
+        rows = np.unpackbits(rows, axis=1)
     rows = rows.astype(np.float64)
     dots = rows @ rows.T
+    if metric == "jaccard":
+        either = np.add.outer(np.diagonal(dots), np.diagonal(dots)) - dots
+        return 1 - np.where(either > 0, dots, 1) / np.where(either > 0, either, 1)
     if metric == "ip":
         return 1 - dots
     lengths = np.diagonal(dots)

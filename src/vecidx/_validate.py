@@ -18,7 +18,9 @@ INT64 = np.dtype(np.int64)
 
 # How an index may store vectors: the arrays that are taken as they are.
 NUMPY_DTYPES = {"float32": FLOAT32, "float16": np.dtype(np.float16), "bfloat16": FLOAT32,
-                "int8": np.dtype(np.int8), "uint8": np.dtype(np.uint8)}
+                "int8": np.dtype(np.int8), "uint8": np.dtype(np.uint8),
+                "bits": np.dtype(np.uint8)}           # packed
+BIT_METRICS = ("hamming", "jaccard")
 WHOLE_DTYPES = ("int8", "uint8")
 
 MAX_DIM = 65_536
@@ -36,9 +38,11 @@ def as_matrix(data, *, dim, name, dtype="float32"):
     """A C-ordered, aligned array (n, dim) of float32; a 1-D `data` becomes one row.
 
     float32 data in C order are taken without a copy, and so are those of `dtype`, the
-    word for how an index stores vectors.
+    word for how an index stores vectors.  Of "bits": uint8 (n, bytes of dim bits).
     """
     array = _as_array(data, name)
+    if dtype == "bits":
+        return _as_bits(array, data, dim, name)
     if array.ndim == 1 and array.size == 0 and isinstance(data, (list, tuple)):
         array = array.reshape(0, dim)        # an empty list is no rows, whatever the dim
     if array.ndim == 0:
@@ -54,6 +58,25 @@ def as_matrix(data, *, dim, name, dtype="float32"):
     if array.dtype == FLOAT32 or array.dtype == NUMPY_DTYPES[dtype]:    # native byte order only
         return np.require(array, None, ["C", "A"])
     return _convert(array, name, dtype)
+
+
+def bytes_of(dim, dtype):
+    """Columns of an array of vectors: of bits, bytes."""
+    return (dim + 7) // 8 if dtype == "bits" else dim
+
+
+def _as_bits(array, data, dim, name):
+    """Packed bits, as they are: what else they could be is not guessed."""
+    columns = bytes_of(dim, "bits")
+    if array.size == 0 and isinstance(data, (list, tuple)) and array.ndim == 1:
+        array = np.empty((0, columns), np.uint8)
+    wanted = (f"packed bits, uint8 of shape (n, {columns}) for {dim} bits, as "
+              "numpy.packbits(rows, axis=-1) makes them")
+    if array.dtype != np.uint8:
+        raise TypeError(f"{name}: expected {wanted}; got dtype {array.dtype}")
+    if array.ndim not in (1, 2) or array.shape[-1] != columns:
+        raise ValueError(f"{name}: expected {wanted}; got shape {array.shape}")
+    return np.require(array.reshape(-1, columns), None, ["C", "A"])
 
 
 def _wrong_dim(shape, dim, name):
@@ -245,21 +268,33 @@ def check_flag(value, *, name):
     return bool(value)
 
 
-def check_dtype(dtype):
-    """The name of the storage type."""
+def check_dtype(dtype, metric):
+    """The name of the storage type, None for that of the metric."""
+    if dtype is None:
+        return "bits" if metric in BIT_METRICS else "float32"
     name = dtype
     if not isinstance(dtype, str):
         try:
             name = np.dtype(dtype).name
         except TypeError:
             pass                                  # check_word says what was expected
-    return check_word(name, name="dtype", known=tuple(NUMPY_DTYPES), later=("bits",))
+    name = check_word(name, name="dtype", known=tuple(NUMPY_DTYPES))
+    if (name == "bits") != (metric in BIT_METRICS):
+        raise ValueError(
+            f'dtype: metric {metric!r} is of numbers, got "bits"; use metric "hamming" or "jaccard"'
+            if name == "bits" else
+            f"dtype: metric {metric!r} is of packed bits, got {name!r}; use dtype \"bits\" and "
+            "numpy.packbits, or another metric")
+    return name
 
 
-def check_quantization(quantization):
+def check_quantization(quantization, dtype):
     """The word for what the graph is walked on, or None."""
     if quantization is None:
         return None
+    if dtype == "bits":
+        raise ValueError(f"quantization: expected None, as bits are as short as codes get, "
+                         f"got {quantization!r}")
     return check_word(quantization, name="quantization", known=("auto", "sq8", "sq4"))
 
 

@@ -34,6 +34,8 @@ cdef extern from "vecidx.h" nogil:
         VX_L2SQ
         VX_IP
         VX_COSINE
+        VX_HAMMING
+        VX_JACCARD
 
     ctypedef enum vx_dtype:
         VX_F32
@@ -41,6 +43,7 @@ cdef extern from "vecidx.h" nogil:
         VX_BF16
         VX_I8
         VX_U8
+        VX_BITS
 
     ctypedef enum vx_quantization:
         VX_QUANT_NONE
@@ -99,7 +102,7 @@ cdef extern from "vecidx.h" nogil:
         size_t ef
         int exact
 
-    vx_status vx_index_search(vx_index *index, const float *queries, size_t n,
+    vx_status vx_index_search(vx_index *index, const void *queries, size_t n,
                               const vx_search_params *params, const vx_run *run,
                               vx_label *out_labels, float *out_dists, vx_error *err)
 
@@ -142,7 +145,7 @@ cdef extern from "vecidx.h" nogil:
         size_t n_filters
         double max_distance
 
-    vx_status vx_index_search_where(vx_index *index, const float *queries, size_t n,
+    vx_status vx_index_search_where(vx_index *index, const void *queries, size_t n,
                                     const vx_search_params *params, const vx_where *where,
                                     const vx_run *run, vx_label *out_labels, float *out_dists,
                                     vx_error *err)
@@ -150,7 +153,7 @@ cdef extern from "vecidx.h" nogil:
     ctypedef struct vx_range:
         pass
 
-    vx_status vx_index_range_search(vx_index *index, const float *queries, size_t n,
+    vx_status vx_index_range_search(vx_index *index, const void *queries, size_t n,
                                     const vx_search_params *params, const vx_where *where,
                                     const vx_run *run, vx_range **out, vx_error *err)
     void vx_range_lims(const vx_range *range, int64_t *out_lims)
@@ -272,10 +275,10 @@ cdef extern from "vecidx.h" nogil:
     vx_status vx_index_inspect(const char *path, vx_file_info *out, vx_error *err)
 
     vx_status vx_test_pairs(const char *level, vx_metric metric, vx_dtype dtype,
-                            const float *a, const float *b, size_t n, size_t dim,
+                            const void *a, const void *b, size_t n, size_t dim,
                             float *out, vx_error *err)
     vx_status vx_test_many(const char *level, vx_metric metric, vx_dtype dtype, int by_row,
-                           const float *a, const float *b, size_t n, size_t dim,
+                           const void *a, const void *b, size_t n, size_t dim,
                            float *out, vx_error *err)
     int vx_test_work(uint64_t *out)
     void vx_test_fail_alloc(uint64_t nth)

@@ -37,8 +37,10 @@ from vecidx import _wal
 from vecidx._validate import (
     FLOAT32,
     INT64,
+    NUMPY_DTYPES,
     as_labels,
     as_path,
+    bytes_of,
     check_flag,
     check_threads,
     check_word,
@@ -389,7 +391,7 @@ def _sync_every(interval, reference, wake):
 
 def _row_bytes(index):
     """Bytes of a row in the log: the values as they were added, without padding."""
-    return index.dim * _log_dtype(index).itemsize
+    return bytes_of(index.dim, index._dtype) * _log_dtype(index).itemsize
 
 
 def _log_dtype(index):
@@ -397,7 +399,7 @@ def _log_dtype(index):
 
     (Not as they are stored: under cosine the direction is what is rounded.)
     """
-    return index.dtype if index.dtype in (np.int8, np.uint8) else FLOAT32
+    return NUMPY_DTYPES[index._dtype] if index._dtype in ("int8", "uint8", "bits") else FLOAT32
 
 
 def _clear_next(folder):
@@ -425,7 +427,7 @@ def open(path, dim=None, metric=None, *, sync="always", interval=None, num_threa
         together, while the index is closed.
     dim : int, optional
         Needed for a new index.
-    metric : {"l2", "ip", "cosine"}, optional
+    metric : {"l2", "ip", "cosine", "hamming", "jaccard"}, optional
         ``"l2"`` for a new index.
     sync : {"always", "interval", "none"}
         What a returned ``add`` or ``delete`` survives.  ``"always"``: a loss

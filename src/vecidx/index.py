@@ -23,6 +23,7 @@ from vecidx._validate import (
     as_label,
     as_labels,
     as_matrix,
+    bytes_of,
     check_distance,
     check_dtype,
     check_ef,
@@ -49,13 +50,19 @@ class Index(Asking):
     Parameters
     ----------
     dim : int
-        Values a vector has, 1 to 65,536.
-    metric : {"l2", "ip", "cosine"}
+        Values a vector has, 1 to 65,536; of bits, how many they are.
+    metric : {"l2", "ip", "cosine", "hamming", "jaccard"}
         What ``distances`` are: ``"l2"`` the squared Euclidean distance,
-        ``"ip"`` 1 minus the dot product, ``"cosine"`` 1 minus the cosine.
-        Smaller is nearer for all three.
-    dtype : {"float32", "float16", "bfloat16", "int8", "uint8"}
-        How vectors are stored, and compared with float32 queries.  Floats are
+        ``"ip"`` 1 minus the dot product, ``"cosine"`` 1 minus the cosine; of
+        vectors of bits, ``"hamming"`` how many differ, ``"jaccard"`` the share
+        of those set in either that is not set in both (0 where none is set).
+        Smaller is nearer for all of them.
+    dtype : {"float32", "float16", "bfloat16", "int8", "uint8", "bits"}, optional
+        How vectors are stored, and compared with float32 queries; by default
+        ``"bits"`` for ``"hamming"`` and ``"jaccard"``, else ``"float32"``.
+        ``"bits"``: vectors and queries are uint8 arrays of shape
+        ``(n, ceil(dim / 8))``, as ``numpy.packbits(rows, axis=-1)`` makes them,
+        with zeros behind the last bit; distances are exact.  Floats are
         rounded to it (under ``"cosine"`` their direction is); integers have to
         be whole numbers in its range, and are compared exactly.
     M : int
@@ -76,7 +83,7 @@ class Index(Asking):
         once there are 10,000 vectors, and again when later ones are unlike those;
         where they would be no shorter (16 dimensions and less; "sq8" of vectors of
         bytes) or would find less (clusters too tight for a byte, ``"ip"`` of vectors
-        of uneven length), the vectors go on being compared.
+        of uneven length), the vectors go on being compared.  Bits take None only.
     seed : int
         Of the random layers, 0 to 2**64 - 1.  The same rows in the same calls
         with the same seed give the same graph, whatever the number of threads,
@@ -111,7 +118,8 @@ class Index(Asking):
     """
 
     __slots__ = ("__weakref__", "_auto_compact", "_core", "_dim", "_dtype", "_ef_construction",
-                 "_metric", "_M", "_quantization", "_seed", "_threads", "_tuned")
+                 "_metric", "_M", "_quantization", "_query_dtype", "_query_shape", "_seed",
+                 "_threads", "_tuned")
 
     def __new__(cls, *args, ids="int", **kwargs):
         if cls is Index and check_word(ids, name="ids", known=("int", "str")) == "str":
@@ -120,14 +128,14 @@ class Index(Asking):
             cls = StringIndex
         return object.__new__(cls)
 
-    def __init__(self, dim, metric="l2", *, dtype="float32", M=16, ef_construction=200,
+    def __init__(self, dim, metric="l2", *, dtype=None, M=16, ef_construction=200,
                  quantization=None, seed=0, num_threads=None, capacity=0, ids="int"):
         dim = check_int(dim, name="dim", low=1, high=MAX_DIM)
-        metric = check_word(metric, name="metric", known=tuple(_core.METRICS),
-                            later=("hamming", "jaccard"))
+        metric = check_word(metric, name="metric", known=tuple(_core.METRICS))
+        dtype = check_dtype(dtype, metric)
         core = _core.CoreIndex.create(
-            dim, _core.METRICS[metric], _core.DTYPES[check_dtype(dtype)],
-            _core.QUANTIZATIONS[check_quantization(quantization)],
+            dim, _core.METRICS[metric], _core.DTYPES[dtype],
+            _core.QUANTIZATIONS[check_quantization(quantization, dtype)],
             check_int(M, name="M", low=2, high=127),
             check_int(ef_construction, name="ef_construction", low=1, high=65_536),
             check_int(seed, name="seed", low=0, high=2**64 - 1),
@@ -140,6 +148,8 @@ class Index(Asking):
         self._dim = dim
         self._metric = _METRIC_OF_NUMBER[metric]
         self._dtype = _DTYPE_OF_NUMBER[dtype]
+        self._query_dtype = NUMPY_DTYPES["bits"] if self._dtype == "bits" else FLOAT32
+        self._query_shape = (bytes_of(dim, self._dtype),)
         self._quantization = _QUANTIZATION_OF_NUMBER[quantization]
         self._M = M
         self._ef_construction = ef_construction
@@ -157,7 +167,9 @@ class Index(Asking):
         ----------
         vectors : array_like, shape (n, dim) or (dim,)
             Any real numbers; stored as the index's dtype.  float32 and that
-            dtype in C order are read without a copy.
+            dtype in C order are read without a copy.  Of ``"bits"``: uint8 of
+            shape ``(n, ceil(dim / 8))`` or ``(ceil(dim / 8),)``, and likewise
+            wherever queries are taken and vectors returned.
         ids : array_like of int, shape (n,), optional
             Each 0 to 2**63 - 1, none twice.  By default the next numbers after
             the highest id that the index has ever held.
@@ -373,6 +385,7 @@ class Index(Asking):
         ----------
         queries : array_like, shape (n, dim) or (dim,)
             Any real numbers, whatever the index's dtype; compared as float32.
+            Packed uint8 where that is ``"bits"``.
         k : int
             Neighbours a query; may exceed ``len(index)``.
         ef : int, optional
@@ -426,8 +439,8 @@ class Index(Asking):
             ef, exact = self._tuned.effort(recall, k, ef, exact)
         # The common call from a service, one float32 vector, pays for nothing
         # but these tests, two allocations and the core.
-        if (type(queries) is _ndarray and queries.dtype is FLOAT32
-                and queries.shape == (self._dim,) and type(k) is int and 0 < k <= MAX_K
+        if (type(queries) is _ndarray and queries.dtype is self._query_dtype
+                and queries.shape == self._query_shape and type(k) is int and 0 < k <= MAX_K
                 and filter is None and max_distance is None):
             flags = queries.flags
             if flags.c_contiguous and flags.aligned:
@@ -443,7 +456,7 @@ class Index(Asking):
                     ids, distances)
                 return ids, distances
 
-        rows = as_matrix(queries, dim=self._dim, name="queries")
+        rows = self._as_queries(queries)
         k = check_k(k)
         ef = check_ef(ef)
         threads = check_threads(num_threads, self._threads)
@@ -496,7 +509,7 @@ class Index(Asking):
         ValueError, TypeError
             As :meth:`search`.
         """
-        rows = as_matrix(queries, dim=self._dim, name="queries")
+        rows = self._as_queries(queries)
         return _core.range_search(
             self._core, rows, check_ef(ef), exact, check_threads(num_threads, self._threads),
             as_filters(filter, self, len(rows)), check_distance(radius, name="radius"))
@@ -537,7 +550,7 @@ class Index(Asking):
         [2 3]
         [4]
         """
-        rows = as_matrix(query, dim=self._dim, name="query")
+        rows = self._as_queries(query, "query")
         if len(rows) != 1:
             raise ValueError(f"query: expected one vector, got {len(rows)}; a batch of them "
                              "takes an iterator each")
@@ -554,6 +567,11 @@ class Index(Asking):
         return Neighbours(search, check_int(batch, name="batch", low=1, high=MAX_K),
                           check_ef(ef), exact)
 
+    def _as_queries(self, queries, name="queries"):
+        """What the core takes for queries: float32 rows, or bits."""
+        return as_matrix(queries, dim=self._dim, name=name,
+                         dtype="bits" if self._dtype == "bits" else "float32")
+
     def get(self, ids):
         """The vectors stored under ids.
 
@@ -564,7 +582,8 @@ class Index(Asking):
         Returns
         -------
         vectors : numpy.ndarray, shape (dim,) for one id, else (n, dim)
-            Of the index's dtype, float32 where that is bfloat16.  What is
+            Of the index's dtype, float32 where that is bfloat16, packed uint8
+            where it is ``"bits"``.  What is
             stored, exactly: what was added, rounded to the dtype.  Under
             ``"cosine"`` float dtypes store the direction, rounded, and the
             length: so it is what was added up to the dtype's rounding.
@@ -575,7 +594,8 @@ class Index(Asking):
             An id that is not in the index.
         """
         labels, is_scalar = as_labels(ids)
-        rows = np.empty((len(labels), self._dim), NUMPY_DTYPES[self._dtype])
+        rows = np.empty((len(labels), bytes_of(self._dim, self._dtype)),
+                        NUMPY_DTYPES[self._dtype])
         self._core.get(labels, rows.view(np.uint8))
         return rows[0] if is_scalar else rows
 
@@ -729,12 +749,12 @@ class Index(Asking):
 
     @property
     def dim(self):
-        """Values a vector has."""
+        """Values a vector has; bits, where those are stored."""
         return self._dim
 
     @property
     def metric(self):
-        """``"l2"``, ``"ip"`` or ``"cosine"``."""
+        """``"l2"``, ``"ip"``, ``"cosine"``, ``"hamming"`` or ``"jaccard"``."""
         return self._metric
 
     @property
@@ -759,8 +779,10 @@ class Index(Asking):
 
     @property
     def dtype(self):
-        """How vectors are stored: a ``numpy.dtype``, or ``"bfloat16"``, which NumPy lacks."""
-        return "bfloat16" if self._dtype == "bfloat16" else NUMPY_DTYPES[self._dtype]
+        """How vectors are stored: a ``numpy.dtype``; ``"bfloat16"`` and ``"bits"``, which NumPy
+        lacks.
+        """
+        return self._dtype if self._dtype in ("bfloat16", "bits") else NUMPY_DTYPES[self._dtype]
 
     @property
     def read_only(self):

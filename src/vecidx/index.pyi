@@ -15,9 +15,9 @@ class Index:
     def __init__(
         self,
         dim: int,
-        metric: Literal["l2", "ip", "cosine"] = "l2",
+        metric: Literal["l2", "ip", "cosine", "hamming", "jaccard"] = "l2",
         *,
-        dtype: DTypeLike | Literal["bfloat16"] = "float32",
+        dtype: DTypeLike | Literal["bfloat16", "bits"] | None = None,
         M: int = 16,
         ef_construction: int = 200,
         quantization: Literal["sq8", "auto"] | None = None,
@@ -142,7 +142,7 @@ class Index:
     @property
     def dim(self) -> int: ...
     @property
-    def metric(self) -> Literal["l2", "ip", "cosine"]: ...
+    def metric(self) -> Literal["l2", "ip", "cosine", "hamming", "jaccard"]: ...
     @property
     def M(self) -> int: ...
     @property
@@ -152,7 +152,7 @@ class Index:
     @property
     def seed(self) -> int: ...
     @property
-    def dtype(self) -> np.dtype[Any] | Literal["bfloat16"]: ...
+    def dtype(self) -> np.dtype[Any] | Literal["bfloat16", "bits"]: ...
 
 def load(
     path: str | bytes | PathLike[str] | SupportsRead,

@@ -71,7 +71,7 @@ VX_TEST(forms_keep_what_they_are_given)
                 }
                 row[form.row_bytes - 1] = 1;
                 CHECK(vx_form_check(&form, row) ==
-                      (form.row_bytes == dims[d] * vx_dtype_bytes(form.dtype) ? VX_ROW_FINE
+                      (form.row_bytes == form.value_bytes ? VX_ROW_FINE
                                                                              : VX_ROW_BEYOND));
                 vx_free(values);
                 vx_free(row);
@@ -89,7 +89,7 @@ VX_TEST(what_is_not_finite_is_seen_in_a_stored_row)
         for (size_t t = 0; t < 3; t++) {
             const vx_params params = {.dim = (uint32_t)dim, .dtype = dtypes[t]};
             const vx_form form = vx_form_of(&params);
-            const size_t n = t == 1 ? 4 : 2, bytes = vx_dtype_bytes(form.dtype);
+            const size_t n = t == 1 ? 4 : 2, bytes = vx_row_bytes(form.dtype, 1);
             for (size_t i = 0; i < n; i++) {
                 char *row = vx_zalloc(form.row_bytes, 1);
                 const void *bad = t == 0 ? (const void *)&floats[i]

@@ -82,17 +82,26 @@ typedef int64_t vx_label;              /* a row's id, chosen by the user, >= 0  
 typedef enum vx_metric {
     VX_L2SQ = 0,   /* sum of (a - b)^2                                     */
     VX_IP = 1,     /* 1 - sum of a * b                                     */
-    VX_COSINE = 2  /* 1 - cos(a, b); rows are stored normalised            */
+    VX_COSINE = 2, /* 1 - cos(a, b); rows are stored normalised            */
+    VX_HAMMING = 3, /* of bits: how many differ                            */
+    VX_JACCARD = 4  /* of bits: of those set in one at least, the share that is not in both;
+                     * 0 where there are none                              */
 } vx_metric;
 
-/* How rows are stored.  They are compared as they are, with float32 queries. */
+/* How rows are stored.  They are compared as they are, with float32 queries; bits with bits. */
 typedef enum vx_dtype {
     VX_F32 = 0,
     VX_F16 = 1,  /* IEEE half                                              */
     VX_BF16 = 2,
     VX_I8 = 3,   /* whole numbers: what is none is refused                 */
-    VX_U8 = 4
+    VX_U8 = 4,
+    VX_BITS = 5  /* packed, the highest of a byte first: dim bits in vx_row_bytes(); those
+                  * left over in the last byte are 0.  With VX_HAMMING and VX_JACCARD, and
+                  * only they with it; without quantization          */
 } vx_dtype;
+
+/* Bytes of a row of `dim` values as they are given, not padded. */
+size_t vx_row_bytes(vx_dtype dtype, uint32_t dim);
 
 /* What the graph is built and walked on, once it holds VX_TRAIN_ROWS rows.  Results
  * are always those of the stored rows. */
@@ -106,7 +115,7 @@ typedef enum vx_quantization {
 #define VX_TRAIN_ROWS 10000u
 
 typedef struct vx_params {
-    uint32_t dim;             /* 1 .. VX_MAX_DIM                           */
+    uint32_t dim;             /* 1 .. VX_MAX_DIM; of bits, their number    */
     uint32_t metric;          /* vx_metric                                 */
     uint32_t dtype;           /* vx_dtype                                  */
     uint32_t quantization;    /* vx_quantization                           */
@@ -143,7 +152,7 @@ typedef enum vx_on_conflict {
 
 /* Add rows.
  *
- *   rows         n x dim float32, row-major, borrowed until the call returns
+ *   rows         n x dim float32 (not of bits), row-major, borrowed until the call returns
  *   labels       n labels, or NULL for the next numbers after the highest
  *                label the index has ever held
  *   out_labels   n labels as used, or NULL
@@ -162,7 +171,7 @@ vx_status vx_index_add(vx_index *index, const float *rows, size_t n,
                        const vx_run *run, vx_label *out_labels,
                        uint64_t *out_added, vx_error *err);
 
-/* The same of rows of dtype `given`: float32 or the index's. */
+/* The same of rows of dtype `given`: float32 or the index's; of bits only that. */
 vx_status vx_index_add_typed(vx_index *index, vx_dtype given, const void *rows, size_t n,
                              const vx_label *labels, vx_on_conflict on_conflict,
                              const vx_run *run, vx_label *out_labels, uint64_t *out_added,
@@ -211,13 +220,14 @@ typedef struct vx_search_params {
 
 /* Find the k stored rows nearest to each query.
  *
- *   queries                n x dim float32, row-major, borrowed
+ *   queries                n x dim float32, row-major, borrowed; n x vx_row_bytes of an
+ *                          index of bits, here and below
  *   out_labels, out_dists  n x k.  Each row rises by distance, ties by label;
  *                          where the index holds fewer than k rows it ends in
  *                          VX_NO_LABEL / +INFINITY.  Unspecified after an error.
  *
  * VX_E_ARG: k == 0; or, with err->row, a query that vx_index_add would refuse. */
-vx_status vx_index_search(vx_index *index, const float *queries, size_t n,
+vx_status vx_index_search(vx_index *index, const void *queries, size_t n,
                           const vx_search_params *params, const vx_run *run,
                           vx_label *out_labels, float *out_dists, vx_error *err);
 
@@ -274,7 +284,7 @@ typedef struct vx_where {
 /* vx_index_search, limited: each row of the result ends in VX_NO_LABEL / +INFINITY where
  * fewer than k rows are allowed.  A filter is asked for its labels in the index once a
  * search, not once a row on the way. */
-vx_status vx_index_search_where(vx_index *index, const float *queries, size_t n,
+vx_status vx_index_search_where(vx_index *index, const void *queries, size_t n,
                                 const vx_search_params *params, const vx_where *where,
                                 const vx_run *run, vx_label *out_labels, float *out_dists,
                                 vx_error *err);
@@ -283,7 +293,7 @@ vx_status vx_index_search_where(vx_index *index, const float *queries, size_t n,
  * by a walk, which may miss some, or (params->exact) none; params->k is not used.  *out
  * holds them until vx_range_free. */
 typedef struct vx_range vx_range;
-vx_status vx_index_range_search(vx_index *index, const float *queries, size_t n,
+vx_status vx_index_range_search(vx_index *index, const void *queries, size_t n,
                                 const vx_search_params *params, const vx_where *where,
                                 const vx_run *run, vx_range **out, vx_error *err);
 
@@ -305,8 +315,8 @@ vx_status vx_index_search_rows(vx_index *index, const vx_label *labels, size_t n
  * layer 0 alone, and no other row equals them. */
 vx_status vx_index_sample(vx_index *index, size_t n, vx_label *out, size_t *out_n, vx_error *err);
 
-/* Copy the rows of n labels into out_rows, n x dim of the index's dtype, of float32 where
- * that is bfloat16.  VX_E_LABEL, with err->row and err->value, if one is not there. */
+/* Copy the rows of n labels into out_rows, n x vx_row_bytes of the index's dtype, of float32
+ * where that is bfloat16.  VX_E_LABEL, with err->row and err->value, if one is not there. */
 vx_status vx_index_get(vx_index *index, const vx_label *labels, size_t n,
                        void *out_rows, vx_error *err);
 
@@ -446,14 +456,15 @@ vx_status vx_index_inspect(const char *path, vx_file_info *out, vx_error *err);
 
 /* ---- for tests only ------------------------------------------------------ */
 
-/* Distances at a named level, whatever level is in use, of rows stored as dtype.
+/* Distances at a named level, whatever level is in use, of rows stored as dtype: given as
+ * float32, or packed where that is VX_BITS.
  * one-to-one: row a[i] to row b[i], n of each.  one-to-many: one query `a` to the n rows
  * of b, through the slot-list kernel; as a row, or as float32.  VX_E_ARG if this CPU
  * cannot run the level. */
-vx_status vx_test_pairs(const char *level, vx_metric metric, vx_dtype dtype, const float *a,
-                        const float *b, size_t n, size_t dim, float *out, vx_error *err);
+vx_status vx_test_pairs(const char *level, vx_metric metric, vx_dtype dtype, const void *a,
+                        const void *b, size_t n, size_t dim, float *out, vx_error *err);
 vx_status vx_test_many(const char *level, vx_metric metric, vx_dtype dtype, int by_row,
-                       const float *a, const float *b, size_t n, size_t dim, float *out,
+                       const void *a, const void *b, size_t n, size_t dim, float *out,
                        vx_error *err);
 
 /* Let the n-th allocation from now fail, once; 0: none. */

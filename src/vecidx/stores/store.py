@@ -80,6 +80,9 @@ class Store:
         # A template, so that bad parameters are met now and not at the first vector.
         template = vecidx.Index(parameters.get("dim", 2), metric or "cosine",
                                 **{k: v for k, v in parameters.items() if k != "dim"})
+        if template.dtype == "bits":
+            raise ValueError(f"metric: a store's vectors are of numbers; expected 'l2', 'ip' or "
+                             f"'cosine', got {metric!r}")
         if path is None:
             self._metric = template.metric
         else:

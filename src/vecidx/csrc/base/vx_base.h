@@ -24,6 +24,7 @@
 #if defined(_MSC_VER) && !defined(__clang__)
 #define VX_INLINE static __forceinline
 #define VX_NOINLINE __declspec(noinline)
+#define VX_TARGET(features)
 #define VX_RESTRICT __restrict
 #define VX_ALIGN(n) __declspec(align(n))
 #define VX_LIKELY(x) (x)
@@ -39,6 +40,7 @@
 #else
 #define VX_INLINE static inline __attribute__((always_inline))
 #define VX_NOINLINE __attribute__((noinline))
+#define VX_TARGET(features) __attribute__((target(features))) /* beyond the file's flags */
 #define VX_RESTRICT restrict
 #define VX_ALIGN(n) __attribute__((aligned(n)))
 #define VX_LIKELY(x) __builtin_expect(!!(x), 1)

@@ -25,6 +25,9 @@ int vx_level_from_name(const char *name);
  * XGETBV (x86) or the auxiliary vector (arm64) at the first call. */
 bool vx_level_runs(vx_level level);
 
+/* Has the CPU VPOPCNTDQ, which not every one of level avx512vnni has? */
+bool vx_cpu_has_vpopcnt(void);
+
 /* The level chosen by vx_simd_init(); the best one before that. */
 vx_level vx_level_active(void);
 

@@ -33,9 +33,9 @@ static const struct feature {
     { "avx", 1, 2, 28, 1 },       { "f16c", 1, 2, 29, 1 },     { "fma", 1, 2, 12, 1 },
     { "avx2", 7, 1, 5, 1 },       { "bmi2", 7, 1, 8, 0 },      { "avx512f", 7, 1, 16, 2 },
     { "avx512bw", 7, 1, 30, 2 },  { "avx512dq", 7, 1, 17, 2 }, { "avx512vl", 7, 1, 31, 2 },
-    { "avx512vnni", 7, 2, 11, 2 },
+    { "avx512vnni", 7, 2, 11, 2 }, { "avx512vpopcntdq", 7, 2, 14, 2 },
 };
-enum { AVX, F16C, FMA, AVX2, BMI2, F, BW, DQ, VL, VNNI };
+enum { AVX, F16C, FMA, AVX2, BMI2, F, BW, DQ, VL, VNNI, VPOPCNT };
 enum { NO_STATE, YMM_STATE, ZMM_STATE };
 
 #define BIT(feature) (1u << (feature))
@@ -67,6 +67,8 @@ static unsigned look(void)
     return found;
 }
 
+#define MAY_COUNT BIT(VPOPCNT)
+
 #else
 
 static const struct feature {
@@ -86,6 +88,7 @@ static const unsigned needs[VX_N_LEVELS] = { 0, ~0u, ~0u, ~0u, 1u };
 
 /* 64-bit Arm always has NEON. */
 static unsigned look(void) { return N_OF(features) - 1; }
+#define MAY_COUNT 0u
 
 #endif
 
@@ -107,6 +110,8 @@ const char *vx_cpu_feature(size_t i, int *out_present)
     *out_present = (int)(present() >> i & 1);
     return features[i].name;
 }
+
+bool vx_cpu_has_vpopcnt(void) { return (present() & MAY_COUNT) != 0; }
 
 /* ---- levels ------------------------------------------------------------------ */
 

@@ -19,26 +19,34 @@
  * codes of quant_codec.c. */
 #define OUTSIDE_SQUARE 1.0f
 
-size_t vx_dtype_bytes(vx_dtype dtype)
+/* Of a value; 0: it is less than a byte. */
+static size_t bytes_of(vx_dtype dtype)
 {
-    return dtype == VX_F32 ? 4 : dtype == VX_F16 || dtype == VX_BF16 ? 2 : 1;
+    static const uint8_t bytes[] = {4, 2, 2, 1, 1, 0};
+    return bytes[dtype];
+}
+
+size_t vx_row_bytes(vx_dtype dtype, uint32_t dim)
+{
+    return dtype == VX_BITS ? ((size_t)dim + 7) / 8 : dim * bytes_of(dtype);
 }
 
 const char *vx_dtype_name(vx_dtype dtype)
 {
-    static const char *const names[] = {"float32", "float16", "bfloat16", "int8", "uint8"};
+    static const char *const names[] = {"float32", "float16", "bfloat16", "int8", "uint8", "bits"};
     return names[dtype];
 }
 
 vx_form vx_form_of(const vx_params *params)
 {
     vx_form form = {.dtype = (vx_dtype)params->dtype, .dim = params->dim};
-    const size_t bytes = vx_dtype_bytes(form.dtype);
     form.is_cosine = params->metric == VX_COSINE;
-    form.is_whole = form.dtype == VX_I8 || form.dtype == VX_U8;
+    form.is_bits = form.dtype == VX_BITS;
+    form.is_whole = form.dtype == VX_I8 || form.dtype == VX_U8 || form.is_bits;
     form.has_norms = form.is_cosine && !form.is_whole;
-    form.row_bytes = vx_round_up(params->dim * bytes, VX_LINE);
-    form.query_floats = form.row_bytes / bytes;
+    form.value_bytes = vx_row_bytes(form.dtype, params->dim);
+    form.row_bytes = vx_round_up(form.value_bytes, VX_LINE);
+    form.query_floats = form.is_bits ? 0 : form.row_bytes / bytes_of(form.dtype);
     return form;
 }
 
@@ -66,6 +74,7 @@ static void widen(vx_dtype dtype, const void *row, size_t begin, size_t n, float
         for (size_t i = 0; i < n; i++)
             out[i] = (float)((const uint8_t *)row)[begin + i];
         return;
+    case VX_BITS: return;
     }
 }
 
@@ -90,6 +99,7 @@ static void narrow(vx_dtype dtype, const float *values, size_t begin, size_t n, 
         for (size_t i = 0; i < n; i++)
             ((uint8_t *)row)[begin + i] = (uint8_t)(int)values[i];
         return;
+    case VX_BITS: return;
     }
 }
 
@@ -153,9 +163,27 @@ static vx_row_fault look_at_range(const vx_form *form, const float *row)
     return VX_ROW_FINE;
 }
 
+/* Bits that are set behind the last, in the byte of the last. */
+static uint8_t bits_beyond(const vx_form *form, const void *values)
+{
+    if (!form->is_bits || form->dim % 8 == 0)
+        return 0;
+    return ((const uint8_t *)values)[form->value_bytes - 1] & (0xFFu >> form->dim % 8);
+}
+
+vx_row_fault vx_query_inspect(const vx_form *form, const void *query, double *out_norm)
+{
+    return form->is_bits ? vx_form_inspect(form, VX_BITS, query, out_norm)
+                         : vx_row_inspect(query, form->dim, form->is_cosine, out_norm);
+}
+
 vx_row_fault vx_form_inspect(const vx_form *form, vx_dtype given, const void *values,
                              double *out_norm)
 {
+    if (form->is_bits) {
+        *out_norm = 1;
+        return bits_beyond(form, values) != 0 ? VX_ROW_BEYOND : VX_ROW_FINE;
+    }
     if (given == VX_F32) {
         const vx_row_fault fault = vx_row_inspect(values, form->dim, form->is_cosine, out_norm);
         return fault == VX_ROW_FINE ? look_at_range(form, values) : fault;
@@ -179,7 +207,7 @@ vx_row_fault vx_form_inspect(const vx_form *form, vx_dtype given, const void *va
 
 vx_row_fault vx_form_check(const vx_form *form, const void *row)
 {
-    const size_t bytes = vx_dtype_bytes(form->dtype);
+    const size_t bytes = bytes_of(form->dtype);
     const uint8_t *raw = row;
     /* All ones in the exponent, NaN or infinity: one more in its last place then carries
      * into the sign's.  As integers and without a branch: several at once. */
@@ -198,10 +226,10 @@ vx_row_fault vx_form_check(const vx_form *form, const void *row)
             memcpy(&bits, raw + 2 * i, sizeof bits);
             all |= ((bits & ones) + last) << 16;
         }
-    uint32_t rest = 0, some = 0;
-    for (size_t i = form->dim * bytes; i < form->row_bytes; i++)
+    uint32_t rest = bits_beyond(form, row), some = 0;
+    for (size_t i = form->value_bytes; i < form->row_bytes; i++)
         rest |= raw[i];
-    for (size_t i = 0; form->is_whole && i < form->dim; i++)
+    for (size_t i = 0; form->is_whole && form->is_cosine && i < form->dim; i++)
         some |= raw[i];
     if (all >> 31 != 0)
         return VX_ROW_INF;
@@ -215,9 +243,8 @@ vx_row_fault vx_form_check(const vx_form *form, const void *row)
 void vx_form_write(const vx_form *form, vx_dtype given, const void *values, double norm,
                    void *row)
 {
-    const size_t bytes = vx_dtype_bytes(form->dtype);
     if (given == form->dtype && !form->has_norms) {
-        memcpy(row, values, form->dim * bytes);
+        memcpy(row, values, form->value_bytes);
     } else {
         const double scale = form->has_norms ? 1.0 / norm : 1.0;
         float block[BLOCK];
@@ -229,7 +256,7 @@ void vx_form_write(const vx_form *form, vx_dtype given, const void *values, doub
             narrow(form->dtype, block, at, n, row);
         }
     }
-    memset((char *)row + form->dim * bytes, 0, form->row_bytes - form->dim * bytes);
+    memset((char *)row + form->value_bytes, 0, form->row_bytes - form->value_bytes);
 }
 
 void vx_form_read(const vx_form *form, const void *row, float *out)
@@ -252,7 +279,7 @@ vx_dtype vx_form_out_dtype(const vx_form *form)
 void vx_form_get(const vx_form *form, const void *row, float norm, void *out)
 {
     if (!form->has_norms && form->dtype != VX_BF16) {
-        memcpy(out, row, form->dim * vx_dtype_bytes(form->dtype));
+        memcpy(out, row, form->value_bytes);
         return;
     }
     float block[BLOCK];

@@ -273,4 +273,42 @@ VX_INLINE whole whole_u8_dot(whole acc, const uint8_t *q, const uint8_t *x)
 
 #include "dist_mixed.h"
 
+/* ---- packed bits: see dist_bits.h ------------------------------------------------- */
+
+#define BITS(name) bits_##name
+#define BITS_FN VX_INLINE
+typedef uint16x8_t bits; /* 64 at most for each of 128 steps                        */
+
+VX_INLINE bits bits_zero(void) { return vdupq_n_u16(0); }
+VX_INLINE uint32_t bits_sum(bits a) { return vaddlvq_u16(a); }
+VX_INLINE void bits_sum_4(bits a0, bits a1, bits a2, bits a3, uint32_t out[4])
+{
+    out[0] = bits_sum(a0);
+    out[1] = bits_sum(a1);
+    out[2] = bits_sum(a2);
+    out[3] = bits_sum(a3);
+}
+
+VX_INLINE uint8x16_t load_bits_neon(const char *at) { return vld1q_u8((const uint8_t *)at); }
+
+VX_INLINE bits bits_xor(bits acc, const char *q, const char *x)
+{
+    uint8x16_t counts = vdupq_n_u8(0);
+    for (size_t i = 0; i < 64; i += 16)
+        counts = vaddq_u8(counts,
+                          vcntq_u8(veorq_u8(load_bits_neon(q + i), load_bits_neon(x + i))));
+    return vpadalq_u8(acc, counts);
+}
+
+VX_INLINE bits bits_or(bits acc, const char *q, const char *x)
+{
+    uint8x16_t counts = vdupq_n_u8(0);
+    for (size_t i = 0; i < 64; i += 16)
+        counts = vaddq_u8(counts,
+                          vcntq_u8(vorrq_u8(load_bits_neon(q + i), load_bits_neon(x + i))));
+    return vpadalq_u8(acc, counts);
+}
+
+#include "dist_bits.h"
+
 #endif

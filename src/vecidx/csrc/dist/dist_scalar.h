@@ -247,4 +247,38 @@ VX_INLINE whole whole_u8_dot(whole acc, const uint8_t *q, const uint8_t *x)
 
 #include "dist_mixed.h"
 
+/* ---- packed bits: see dist_bits.h ------------------------------------------------- */
+
+#define BITS(name) bits_##name
+#define BITS_FN static VX_NOINLINE
+typedef uint32_t bits;
+
+VX_INLINE bits bits_zero(void) { return 0; }
+VX_INLINE uint32_t bits_sum(bits a) { return a; }
+VX_INLINE void bits_sum_4(bits a0, bits a1, bits a2, bits a3, uint32_t out[4])
+{
+    out[0] = a0;
+    out[1] = a1;
+    out[2] = a2;
+    out[3] = a3;
+}
+
+VX_INLINE bits bits_xor(bits acc, const char *q, const char *x)
+{
+    const uint64_t *a = (const uint64_t *)(const void *)q, *b = (const uint64_t *)(const void *)x;
+    for (int i = 0; i < 8; i++)
+        acc += vx_count_bits(a[i] ^ b[i]);
+    return acc;
+}
+
+VX_INLINE bits bits_or(bits acc, const char *q, const char *x)
+{
+    const uint64_t *a = (const uint64_t *)(const void *)q, *b = (const uint64_t *)(const void *)x;
+    for (int i = 0; i < 8; i++)
+        acc += vx_count_bits(a[i] | b[i]);
+    return acc;
+}
+
+#include "dist_bits.h"
+
 #endif

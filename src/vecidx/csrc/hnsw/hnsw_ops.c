@@ -42,13 +42,24 @@ int vx_kind_of(vx_dtype dtype, vx_metric metric, bool by_row)
         [VX_I8] = {VX_KIND_Q_I8_L2SQ, VX_KIND_Q_I8_IP, VX_KIND_Q_I8_COSINE},
         [VX_U8] = {VX_KIND_Q_U8_L2SQ, VX_KIND_Q_U8_IP, VX_KIND_Q_U8_COSINE},
     };
+    if (dtype == VX_BITS) /* and so are queries */
+        return metric == VX_JACCARD ? VX_KIND_BITS_JACCARD : VX_KIND_BITS_HAMMING;
     return (by_row ? kinds : by_float)[dtype][metric];
+}
+
+const vx_metric_ops *vx_kind_ops(vx_level level, int kind)
+{
+    const vx_metric_ops *ops = vx_ops_of(level)->kind;
+    if (level == VX_AVX512VNNI && vx_cpu_has_vpopcnt()) {
+        kind = kind == VX_KIND_BITS_HAMMING ? VX_KIND_VPOPCNT_HAMMING : kind;
+        kind = kind == VX_KIND_BITS_JACCARD ? VX_KIND_VPOPCNT_JACCARD : kind;
+    }
+    return &ops[kind];
 }
 
 static vx_space vectors_of(const vx_view *view, int kind)
 {
-    return (vx_space){&vx_ops_of(vx_level_active())->kind[kind], view->vectors,
-                      view->form.row_bytes};
+    return (vx_space){vx_kind_ops(vx_level_active(), kind), view->vectors, view->form.row_bytes};
 }
 
 vx_space vx_graph_vectors(const vx_graph *graph, const vx_view *view)

@@ -104,6 +104,13 @@ enum vx_kind {
     VX_KIND_Q_U8_L2SQ,
     VX_KIND_Q_U8_IP,
     VX_KIND_Q_U8_COSINE,
+
+    /* Packed bits; the latter two in the table of avx512vnni only, for CPUs that can
+     * run them (vx_kind_ops). */
+    VX_KIND_BITS_HAMMING,
+    VX_KIND_BITS_JACCARD,
+    VX_KIND_VPOPCNT_HAMMING,
+    VX_KIND_VPOPCNT_JACCARD,
     VX_N_KINDS,
 
     /* To the template of the walk: whatever space->ops says, one call a hop. */
@@ -131,6 +138,9 @@ const vx_ops *vx_ops_of(vx_level level);
 
 /* Of vectors of a dtype under a metric; for queries that are rows like them, or float32. */
 int vx_kind_of(vx_dtype dtype, vx_metric metric, bool by_row);
+
+/* The best functions of a level for a kind that this CPU can run. */
+const vx_metric_ops *vx_kind_ops(vx_level level, int kind);
 
 /* What the graph is built on: codes where it has them, otherwise the vectors.  A query
  * is a row. */

@@ -35,6 +35,12 @@ VX_INLINE float typed_1(const char *q, const char *x, size_t row_bytes, const in
     case VX_KIND_Q_I8_COSINE: return cosine_of(q_i8_dot_1(q, x, n), i8_square(x, n));
     case VX_KIND_Q_U8_L2SQ: return q_u8_l2sq_1(q, x, n);
     case VX_KIND_Q_U8_IP: return 1.0f - q_u8_dot_1(q, x, n);
+    case VX_KIND_BITS_HAMMING: return bits_hamming_1(q, x, n);
+    case VX_KIND_BITS_JACCARD: return bits_jaccard_1(q, x, n);
+#ifdef VX_HAS_VPOPCNT
+    case VX_KIND_VPOPCNT_HAMMING: return vpopcnt_hamming_1(q, x, n);
+    case VX_KIND_VPOPCNT_JACCARD: return vpopcnt_jaccard_1(q, x, n);
+#endif
     default: return cosine_of(q_u8_dot_1(q, x, n), u8_square(x, n));
     }
 }
@@ -86,6 +92,12 @@ VX_INLINE void typed_4(const char *q, const char *const x[4], size_t row_bytes, 
     case VX_KIND_Q_I8_IP:
     case VX_KIND_Q_I8_COSINE: q_i8_dot_4(q, x, n, out); break;
     case VX_KIND_Q_U8_L2SQ: q_u8_l2sq_4(q, x, n, out); return;
+    case VX_KIND_BITS_HAMMING: bits_hamming_4(q, x, n, out); return;
+    case VX_KIND_BITS_JACCARD: bits_jaccard_4(q, x, n, out); return;
+#ifdef VX_HAS_VPOPCNT
+    case VX_KIND_VPOPCNT_HAMMING: vpopcnt_hamming_4(q, x, n, out); return;
+    case VX_KIND_VPOPCNT_JACCARD: vpopcnt_jaccard_4(q, x, n, out); return;
+#endif
     default: q_u8_dot_4(q, x, n, out); break;
     }
     const bool of_rows = kind == VX_KIND_I8_COSINE || kind == VX_KIND_U8_COSINE;

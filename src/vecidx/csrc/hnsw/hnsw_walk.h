@@ -365,7 +365,17 @@ VX_INLINE void walk_body(const vx_space *space, const char *query, const vx_view
     DO(qi8cosine, VX_KIND_Q_I8_COSINE) \
     DO(qu8l2sq, VX_KIND_Q_U8_L2SQ) \
     DO(qu8ip, VX_KIND_Q_U8_IP) \
-    DO(qu8cosine, VX_KIND_Q_U8_COSINE)
+    DO(qu8cosine, VX_KIND_Q_U8_COSINE) \
+    DO(hamming, VX_KIND_BITS_HAMMING) \
+    DO(jaccard, VX_KIND_BITS_JACCARD) \
+    VX_VPOPCNT_KINDS(DO)
+#ifdef VX_HAS_VPOPCNT
+#define VX_VPOPCNT_KINDS(DO) \
+    DO(hamming_vpopcnt, VX_KIND_VPOPCNT_HAMMING) \
+    DO(jaccard_vpopcnt, VX_KIND_VPOPCNT_JACCARD)
+#else
+#define VX_VPOPCNT_KINDS(DO)
+#endif
 
 VX_OWN_KINDS(VX_DISTANCES)
 VX_OWN_KINDS(VX_WALKS)

@@ -6,6 +6,7 @@
 #if defined(VX_X86)
 #define VX_ISA avx512vnni
 #define VX_HAS_VNNI 1
+#define VX_HAS_VPOPCNT 1
 #define VX_ISA_LEVEL VX_AVX512VNNI
 #include "../dist/dist_avx512.h"
 #include "hnsw_walk.h"

@@ -15,10 +15,15 @@ static vx_status check_params(const vx_params *p, vx_error *err)
 {
     if (p->dim < 1 || p->dim > VX_MAX_DIM)
         return vx_fail(err, VX_E_ARG, "dim: expected 1 to %u, got %u", VX_MAX_DIM, p->dim);
-    if (p->metric > VX_COSINE)
+    if (p->metric > VX_JACCARD)
         return vx_fail(err, VX_E_ARG, "metric: unknown number %u", p->metric);
-    if (p->dtype > VX_U8)
+    if (p->dtype > VX_BITS)
         return vx_fail(err, VX_E_ARG, "dtype: unknown number %u", p->dtype);
+    if (!vx_form_is_known(p))
+        return vx_fail(err, VX_E_ARG, "dtype: metrics \"hamming\" and \"jaccard\" are of bits, and "
+                                      "the others of numbers");
+    if (p->dtype == VX_BITS && p->quantization != VX_QUANT_NONE)
+        return vx_fail(err, VX_E_ARG, "quantization: bits are as short as codes get; use none");
     if (p->quantization > VX_QUANT_AUTO)
         return vx_fail(err, VX_E_ARG, "quantization: unknown number %u", p->quantization);
     if (p->M < VX_MIN_M || p->M > VX_MAX_M)
@@ -175,7 +180,7 @@ vx_status vx_index_get(vx_index *index, const vx_label *labels, size_t n, void *
         return st;
     /* Slots under the lock, rows after it: the pinned view keeps them. */
     const vx_form *form = &index->graph.form;
-    const size_t bytes = form->dim * vx_dtype_bytes(vx_form_out_dtype(form));
+    const size_t bytes = vx_row_bytes(vx_form_out_dtype(form), form->dim);
     vx_slot *slots = vx_alloc(n, sizeof *slots);
     st = slots != NULL ? vx_ok(err) : vx_fail_nomem(err, "reading rows");
     for (size_t i = 0; i < n && st == VX_OK; i++) {

@@ -119,9 +119,9 @@ vx_status vx_index_open_labels(vx_index *index, const char *what, vx_ctx **out_c
 bool vx_fork_watch(vx_index *index);
 void vx_fork_forget(vx_index *index);
 
-/* A query that vx_row_inspect has passed, of length `norm`, padded and under cosine
- * normalised into `out`; true if it was a row of whole numbers too, left in `row`. */
-bool vx_query_prepare(const vx_form *form, const float *query, double norm, float *out, void *row);
+/* A query that vx_query_inspect has passed, of length `norm`, padded and under cosine
+ * normalised into `out`; true if it was a row of whole numbers, or bits, left in `row`. */
+bool vx_query_prepare(const vx_form *form, const void *query, double norm, float *out, void *row);
 
 /* Queries in both their forms, and the room for them (index_batch.c). */
 typedef struct vx_query_block {
@@ -133,8 +133,8 @@ typedef struct vx_query_block {
 /* false: no memory; to be given back in any case. */
 bool vx_query_block_init(vx_query_block *block, const vx_form *form, size_t n);
 
-/* Query i of them: one that vx_row_inspect has passed, of length `norm`. */
-void vx_query_block_set(vx_query_block *block, const vx_form *form, size_t i, const float *query,
+/* Query i of them: one that vx_query_inspect has passed, of length `norm`. */
+void vx_query_block_set(vx_query_block *block, const vx_form *form, size_t i, const void *query,
                         double norm);
 void vx_query_block_fini(vx_query_block *block);
 

@@ -52,6 +52,8 @@ vx_status vx_row_refuse(vx_row_fault fault, vx_dtype dtype, const char *what, in
         [VX_F32] = "",
         [VX_F16] = " float16's range (+-65504); scale the data, or use dtype \"bfloat16\"",
         [VX_BF16] = "",
+        [VX_BITS] = " the last of dim bits; the bits left over in a row's last byte have to be 0, "
+                    "as numpy.packbits leaves them",
         [VX_I8] = " int8 takes (-128 to 127); scale and round the data, or use dtype \"float16\"",
         [VX_U8] = " uint8 takes (0 to 255); scale and round the data, or use dtype \"float16\"",
     };
@@ -63,8 +65,13 @@ vx_status vx_row_refuse(vx_row_fault fault, vx_dtype dtype, const char *what, in
     return st;
 }
 
-bool vx_query_prepare(const vx_form *form, const float *query, double norm, float *out, void *row)
+bool vx_query_prepare(const vx_form *form, const void *given, double norm, float *out, void *row)
 {
+    if (form->is_bits) {
+        vx_form_write(form, VX_BITS, given, norm, row);
+        return true;
+    }
+    const float *query = given;
     const double scale = form->is_cosine ? 1.0 / norm : 1.0;
     for (size_t i = 0; i < form->dim; i++)
         out[i] = form->is_cosine ? (float)((double)query[i] * scale) : query[i];
@@ -649,11 +656,11 @@ vx_status vx_index_take_in(vx_index *index, vx_dtype given, const void *rows,
     add.dim = index->graph.params.dim;
     add.form = &index->graph.form;
     add.given = given;
-    add.given_bytes = add.dim * vx_dtype_bytes(given);
+    add.given_bytes = vx_row_bytes(given, index->graph.params.dim);
     if (out_added != NULL)
         *out_added = 0;
-    if (given != VX_F32 && given != add.form->dtype)
-        return vx_fail(err, VX_E_ARG, "vectors: expected float32 or %s",
+    if (given != add.form->dtype && (given != VX_F32 || add.form->is_bits))
+        return vx_fail(err, VX_E_ARG, "vectors: expected %s%s", add.form->is_bits ? "" : "float32 or ",
                        vx_dtype_name(add.form->dtype));
     if (n == 0)
         return vx_ok(err);

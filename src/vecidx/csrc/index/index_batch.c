@@ -15,7 +15,7 @@
 
 struct search {
     vx_index *index;
-    const float *queries;
+    const char *queries; /* of vx_query_bytes each                               */
     const vx_form *form;
     size_t k, ef;
     vx_label *out_labels;
@@ -35,15 +35,15 @@ bool vx_query_block_init(vx_query_block *block, const vx_form *form, size_t n)
     return block->values != NULL && block->rows != NULL && block->of != NULL;
 }
 
-/* A query that vx_row_inspect has passed, in the room that is given. */
-static vx_query prepare_query(const vx_form *form, const float *query, double norm, float *values,
+/* A query that vx_query_inspect has passed, in the room that is given. */
+static vx_query prepare_query(const vx_form *form, const void *query, double norm, float *values,
                               void *row)
 {
     const bool has_row = vx_query_prepare(form, query, norm, values, row);
     return (vx_query){values, has_row ? row : NULL};
 }
 
-void vx_query_block_set(vx_query_block *block, const vx_form *form, size_t i, const float *query,
+void vx_query_block_set(vx_query_block *block, const vx_form *form, size_t i, const void *query,
                         double norm)
 {
     block->of[i] = prepare_query(form, query, norm, block->values + i * form->query_floats,
@@ -57,12 +57,15 @@ void vx_query_block_fini(vx_query_block *block)
     vx_free(block->of);
 }
 
+static const void *query_at(const struct search *s, size_t i)
+{
+    return s->queries + i * vx_query_bytes(s->form);
+}
+
 /* Is query number i one that can be asked? */
 static bool is_query(struct search *s, size_t i, double *out_norm)
 {
-    const vx_form *form = s->form;
-    if (vx_row_inspect(s->queries + i * form->dim, form->dim, form->is_cosine, out_norm) ==
-        VX_ROW_FINE)
+    if (vx_query_inspect(s->form, query_at(s, i), out_norm) == VX_ROW_FINE)
         return true;
     vx_lower(&s->bad_row, i);
     return false;
@@ -174,8 +177,8 @@ static bool walk_queries(struct search *s, size_t i, unsigned n, vx_ctx *ctxs[VX
         double norm;
         if (!is_query(s, i + j, &norm))
             return false;
-        queries[j] = prepare_query(s->form, s->queries + (i + j) * s->form->dim, norm,
-                                   ctxs[j]->query, ctxs[j]->row);
+        queries[j] = prepare_query(s->form, query_at(s, i + j), norm, ctxs[j]->query,
+                                   ctxs[j]->row);
         ctxs[j]->has_row = queries[j].row != NULL;
         if (!vx_ctx_fit(ctxs[j], view, now.n, effort.pool)) {
             atomic_store(&s->no_memory, true);
@@ -267,7 +270,7 @@ static void scan_piece(void *arg, size_t begin, size_t end, unsigned who)
         size_t i = begin;
         double norm;
         for (; i < end && is_query(s, i, &norm); i++)
-            vx_query_block_set(&block, s->form, i - begin, s->queries + i * s->form->dim, norm);
+            vx_query_block_set(&block, s->form, i - begin, query_at(s, i), norm);
         for (size_t j = begin; i == end && j < end;) {
             const unsigned n = count_alike(s, j, end, VX_SCAN_QUERIES);
             scan_queries(s, j, n, view, block.of + (j - begin), &halt);
@@ -298,7 +301,7 @@ vx_status vx_where_check(const vx_where *where, size_t n, vx_error *err)
     return VX_OK;
 }
 
-vx_status vx_index_search(vx_index *index, const float *queries, size_t n,
+vx_status vx_index_search(vx_index *index, const void *queries, size_t n,
                           const vx_search_params *params, const vx_run *run, vx_label *out_labels,
                           float *out_dists, vx_error *err)
 {
@@ -307,7 +310,7 @@ vx_status vx_index_search(vx_index *index, const float *queries, size_t n,
                                  err);
 }
 
-vx_status vx_index_search_where(vx_index *index, const float *queries, size_t n,
+vx_status vx_index_search_where(vx_index *index, const void *queries, size_t n,
                                 const vx_search_params *params, const vx_where *where,
                                 const vx_run *run, vx_label *out_labels, float *out_dists,
                                 vx_error *err)
@@ -345,9 +348,8 @@ vx_status vx_index_search_where(vx_index *index, const float *queries, size_t n,
     const size_t bad = atomic_load(&s.bad_row);
     if (bad != SIZE_MAX) {
         double norm;
-        return vx_row_refuse(vx_row_inspect(queries + bad * s.form->dim, s.form->dim,
-                                            s.form->is_cosine, &norm),
-                             s.form->dtype, "queries", (int64_t)bad, err);
+        return vx_row_refuse(vx_query_inspect(s.form, query_at(&s, bad), &norm), s.form->dtype,
+                             "queries", (int64_t)bad, err);
     }
     if (atomic_load(&s.no_memory))
         return vx_fail_nomem(err, "searching");

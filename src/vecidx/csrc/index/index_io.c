@@ -204,7 +204,7 @@ static vx_status refuse(vx_error *err, const char *what, uint64_t got)
 static vx_status check_words(const uint64_t *fields, vx_error *err)
 {
     const uint64_t dtype = fields[FIELD_DTYPE], quantization = fields[FIELD_QUANTIZATION];
-    if (dtype > VX_U8)
+    if (dtype > VX_BITS)
         return vx_fail(err, VX_E_FORMAT,
                        "parameters: dtype %llu (%s): this vecidx does not know it; a newer "
                        "vecidx is needed",
@@ -264,15 +264,18 @@ vx_status vx_io_fields(const vx_store *store, uint64_t fields[VX_N_FIELDS], vx_e
     if (st != VX_OK)
         return st;
     const uint64_t n = fields[FIELD_N_ROWS];
-    const uint64_t vector_bytes =
-        vx_round_up(fields[FIELD_DIM] * vx_dtype_bytes((vx_dtype)fields[FIELD_DTYPE]), VX_LINE);
+    const bool is_bits = fields[FIELD_DTYPE] == VX_BITS;
+    if (fields[FIELD_DIM] < 1 || fields[FIELD_DIM] > VX_MAX_DIM)
+        return refuse(err, "dim", fields[FIELD_DIM]);
+    const uint64_t vector_bytes = vx_round_up(
+        vx_row_bytes((vx_dtype)fields[FIELD_DTYPE], (uint32_t)fields[FIELD_DIM]), VX_LINE);
     const struct {
         enum vx_field field;
         const char *name;
         uint64_t least, most;
     } limits[] = {
-        {FIELD_DIM, "dim", 1, VX_MAX_DIM},
-        {FIELD_METRIC, "metric", 0, VX_COSINE},
+        {FIELD_METRIC, "metric", is_bits ? VX_HAMMING : 0, is_bits ? VX_JACCARD : VX_COSINE},
+        {FIELD_QUANTIZATION, "quantization", 0, is_bits ? VX_QUANT_NONE : VX_QUANT_AUTO},
         {FIELD_M, "M", VX_MIN_M, VX_MAX_M},
         {FIELD_EF_CONSTRUCTION, "ef_construction", 1, VX_MAX_EF_CONSTRUCTION},
         {FIELD_N_ROWS, "number of rows", 0, VX_MAX_ROWS},

@@ -30,7 +30,7 @@ struct vx_range {
 
 struct ranging {
     vx_index *index;
-    const float *queries;
+    const char *queries; /* of vx_query_bytes each                               */
     const vx_search_params *params;
     const vx_where *where;
     const vx_run *run;
@@ -202,8 +202,8 @@ static void scan_piece(void *arg, size_t begin, size_t end, unsigned who)
     } else {
         for (size_t i = begin; i < end; i++) {
             double norm;
-            const float *query = r->queries + i * form->dim;
-            (void)vx_row_inspect(query, form->dim, form->is_cosine, &norm);
+            const char *query = r->queries + i * vx_query_bytes(form);
+            (void)vx_query_inspect(form, query, &norm);
             vx_query_block_set(&block, form, i - begin, query, norm);
         }
         if (!is_stopped(&listener) && !scan_view(r, begin, end, view, block.of, &halt))
@@ -224,8 +224,8 @@ static size_t find(struct ranging *r, size_t i, size_t k, const vx_run *run, vx_
     vx_filter *filter = filter_of(r->where, i);
     const vx_where where = {&filter, filter != NULL, r->where->max_distance};
     const vx_status st =
-        vx_index_search_where(r->index, r->queries + i * r->index->graph.params.dim, 1, &params,
-                              &where, run, labels, dists, NULL);
+        vx_index_search_where(r->index, r->queries + i * vx_query_bytes(&r->index->graph.form), 1,
+                              &params, &where, run, labels, dists, NULL);
     size_t n = 0;
     if (st != VX_OK) {
         atomic_store(st == VX_E_INTERRUPTED ? &r->stopped
@@ -275,20 +275,20 @@ static void walk_piece(void *arg, size_t begin, size_t end, unsigned who)
             scan_piece(r, i, i + 1, who);
 }
 
-vx_status vx_index_range_search(vx_index *index, const float *queries, size_t n,
+vx_status vx_index_range_search(vx_index *index, const void *queries, size_t n,
                                 const vx_search_params *params, const vx_where *where,
                                 const vx_run *run, vx_range **out, vx_error *err)
 {
-    const vx_params *p = &index->graph.params;
+    const vx_form *form = &index->graph.form;
     const vx_status fine = vx_where_check(where, n, err);
     if (fine != VX_OK)
         return fine;
     for (size_t i = 0; i < n; i++) {
         double norm;
         const vx_row_fault fault =
-            vx_row_inspect(queries + i * p->dim, p->dim, p->metric == VX_COSINE, &norm);
+            vx_query_inspect(form, (const char *)queries + i * vx_query_bytes(form), &norm);
         if (fault != VX_ROW_FINE)
-            return vx_row_refuse(fault, index->graph.form.dtype, "queries", (int64_t)i, err);
+            return vx_row_refuse(fault, form->dtype, "queries", (int64_t)i, err);
     }
     struct ranging r = {.index = index, .queries = queries, .params = params, .where = where,
                         .run = run};

@@ -19,16 +19,17 @@ static void free_rows(struct rows *rows)
 }
 
 /* Under cosine floats are stored as unit rows. */
-static vx_status take_row(const vx_form *form, bool by_row, const float *from, void *to,
+static vx_status take_row(const vx_form *form, bool by_row, const void *from, void *to,
                           vx_error *err)
 {
     double norm;
-    const vx_row_fault fault = by_row ? vx_form_inspect(form, VX_F32, from, &norm)
+    const vx_dtype given = form->is_bits ? VX_BITS : VX_F32;
+    const vx_row_fault fault = by_row ? vx_form_inspect(form, given, from, &norm)
                                       : vx_row_inspect(from, form->dim, form->is_cosine, &norm);
     if (fault != VX_ROW_FINE)
         return vx_row_refuse(fault, form->dtype, "rows", 0, err);
     if (by_row)
-        vx_form_write(form, VX_F32, from, norm, to);
+        vx_form_write(form, given, from, norm, to);
     else
         (void)vx_query_prepare(&(vx_form){.dtype = VX_F32, .dim = form->dim,
                                           .is_cosine = form->is_cosine,
@@ -38,15 +39,19 @@ static vx_status take_row(const vx_form *form, bool by_row, const float *from, v
 }
 
 static vx_status take_rows(struct rows *rows, const char *level, vx_metric metric, vx_dtype dtype,
-                           bool by_row, const float *a, size_t n_a, const float *b, size_t n_b,
+                           bool by_row, const char *a, size_t n_a, const char *b, size_t n_b,
                            size_t dim, vx_error *err)
 {
     const int number = vx_level_from_name(level);
     if (number < 0 || !vx_level_runs((vx_level)number) || vx_ops_of((vx_level)number) == NULL)
         return vx_fail(err, VX_E_ARG, "level: this CPU cannot run %s", level);
     const vx_params params = {.dim = (uint32_t)dim, .metric = metric, .dtype = dtype};
-    rows->ops = &vx_ops_of((vx_level)number)->kind[vx_kind_of(dtype, metric, by_row)];
+    if (!vx_form_is_known(&params))
+        return vx_fail(err, VX_E_ARG, "metric: not of this dtype");
+    rows->ops = vx_kind_ops((vx_level)number, vx_kind_of(dtype, metric, by_row));
     rows->form = vx_form_of(&params);
+    by_row |= rows->form.is_bits;
+    const size_t given = vx_query_bytes(&rows->form);
     rows->a_bytes = by_row ? rows->form.row_bytes : rows->form.query_floats * sizeof(float);
     rows->a = vx_alloc(n_a, rows->a_bytes);
     rows->b = vx_alloc(n_b, rows->form.row_bytes);
@@ -54,14 +59,14 @@ static vx_status take_rows(struct rows *rows, const char *level, vx_metric metri
         return vx_fail_nomem(err, "test rows");
     vx_status st = VX_OK;
     for (size_t i = 0; i < n_a && st == VX_OK; i++)
-        st = take_row(&rows->form, by_row, a + i * dim, rows->a + i * rows->a_bytes, err);
+        st = take_row(&rows->form, by_row, a + i * given, rows->a + i * rows->a_bytes, err);
     for (size_t i = 0; i < n_b && st == VX_OK; i++)
-        st = take_row(&rows->form, true, b + i * dim, rows->b + i * rows->form.row_bytes, err);
+        st = take_row(&rows->form, true, b + i * given, rows->b + i * rows->form.row_bytes, err);
     return st;
 }
 
-vx_status vx_test_pairs(const char *level, vx_metric metric, vx_dtype dtype, const float *a,
-                        const float *b, size_t n, size_t dim, float *out, vx_error *err)
+vx_status vx_test_pairs(const char *level, vx_metric metric, vx_dtype dtype, const void *a,
+                        const void *b, size_t n, size_t dim, float *out, vx_error *err)
 {
     struct rows rows = {0};
     const vx_status st = take_rows(&rows, level, metric, dtype, true, a, n, b, n, dim, err);
@@ -73,7 +78,7 @@ vx_status vx_test_pairs(const char *level, vx_metric metric, vx_dtype dtype, con
 }
 
 vx_status vx_test_many(const char *level, vx_metric metric, vx_dtype dtype, int by_row,
-                       const float *a, const float *b, size_t n, size_t dim, float *out,
+                       const void *a, const void *b, size_t n, size_t dim, float *out,
                        vx_error *err)
 {
     struct rows rows = {0};
