@@ -79,6 +79,12 @@ $(VENV)/.extra-test-ray: $(VENV)/.made pyproject.toml
 	else echo "$(if $(filter 1,$(VECIDX_STRICT)),FAILED,SKIPPED): no wheel of Ray" >&2; \
 	[ "$(VECIDX_STRICT)" != 1 ]; fi
 
+# The pages are built by Sphinx, which tests do without.
+$(VENV)/.extra-docs: $(VENV)/.made pyproject.toml
+	@if $(PIP) install --prefer-binary $(call extra,docs); then touch $@; \
+	else echo "$(if $(filter 1,$(VECIDX_STRICT)),FAILED,SKIPPED): no Sphinx" >&2; \
+	[ "$(VECIDX_STRICT)" != 1 ]; fi
+
 # The demo does without.
 $(VENV)/.extra-progress: $(VENV)/.made pyproject.toml
 	@if $(PIP) install --prefer-binary $(call extra,progress); then touch $@; \
@@ -130,7 +136,7 @@ annotate: $(VENV)/.made
 
 # ---- checking it ----------------------------------------------------------------
 
-test: $(VENV)/.installed $(VENV)/.extra-test $(VENV)/.extra-test-ray
+test: $(VENV)/.installed $(VENV)/.extra-test $(VENV)/.extra-test-ray $(VENV)/.extra-docs
 	@MAKE="$(MAKE)" CC="$(CC)" $(PY) tools/run_checks.py
 
 simd: $(VENV)/.installed $(VENV)/.extra-test

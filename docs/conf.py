@@ -12,6 +12,8 @@ version = release = vecidx.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon",
               "sphinx.ext.viewcode"]
 nitpicky = False
+# ref.python: words of shapes such as (n, dim), which more than one class has.
+suppress_warnings = ["ref.python", "autodoc.mocked_object"]
 
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
@@ -19,7 +21,8 @@ myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False       # others' docstrings are not reStructuredText
 autodoc_typehints = "none"               # the docstrings say it, shapes included
-autodoc_mock_imports = [name for name in ("langchain_core", "llama_index", "haystack")
+autodoc_mock_imports = [name for name in ("langchain_core", "llama_index", "haystack", "sklearn",
+                                        "ray", "fsspec", "pyarrow")
                         if importlib.util.find_spec(name) is None]
 napoleon_google_docstring = False
 napoleon_use_rtype = False

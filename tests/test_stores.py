@@ -18,7 +18,6 @@ import vecidx
 from helpers import ROOT
 from vecidx import VecidxError
 from vecidx.stores import And, Compare, Document, Not, Or, Store
-from vecidx.stores import store as store_module
 from vecidx.stores.conditions import OPERATORS, sql_of
 
 DIM = 8
@@ -141,16 +140,13 @@ def test_metadata_is_updated_in_place(store):
 
 
 @pytest.mark.parametrize("metric", ["cosine", "l2", "ip"])
-@pytest.mark.parametrize("few", [10_000, 0])
-def test_filtered_search_finds_the_nearest_that_match(metric, few, monkeypatch, rng):
-    """Both ways: by comparing candidates, and by walking and looking further."""
-    monkeypatch.setattr(store_module, "_FEW", few)
+def test_filtered_search_finds_the_nearest_that_match(metric, rng):
     rows = rng.standard_normal((2000, DIM), dtype=np.float32)
     store = Store(metric=metric)
     store.upsert([Document(str(i), metadata={"share": i % 1000}) for i in range(2000)], rows)
     for below, k in itertools.product([1, 20, 500, 1000], [1, 10]):
         condition = Compare("lt", ("share",), below)
-        hits = store.search(rows[5], k, where=condition)
+        hits = store.search(rows[5], k, where=condition, ef=500)
         assert all(hit.document.metadata["share"] < below for hit in hits)
         labels, distances = store.index.search(rows[5], 2000, exact=True)
         want = [d for i, d in zip(labels, distances) if i % 1000 < below][:k]
@@ -459,6 +455,25 @@ def test_searches_beside_upserts_see_every_document_once(store):
     assert not errors
 
 
+def test_vectors_of_a_write_under_way_hide_nobody(store, monkeypatch):
+    """Hundreds that are nearer, and nobody's yet: the k that are there are found."""
+    fill(store)
+    replace, found = store._documents.replace, []
+
+    def look_first(rows):
+        found.append([h.document.key for h in store.search(vector(3), 5)])
+        found.append([h.document.key for h in store.search(
+            vector(3), 5, keep=lambda document: document.metadata["n"] < 20)])
+        replace(rows)
+
+    before = [h.document.key for h in store.search(vector(3), 5)]
+    monkeypatch.setattr(store._documents, "replace", look_first)
+    store.upsert([Document(f"new{i}", metadata={"n": 0}) for i in range(500)],
+                 [vector(3) + 1e-3 * vector(i) for i in range(500)])
+    assert found[0] == before and len(found[1]) == 5
+    assert all(h.document.key.startswith("new") for h in store.search(vector(3), 400)[1:])
+
+
 # ---- crashes -----------------------------------------------------------------------------
 
 
@@ -488,6 +503,25 @@ elif step == "after the transaction":
 store.upsert([Document("d1", "new"), Document("fresh", "fresh")], [vector(91), vector(92)])
 os._exit(8)
 """
+
+
+def test_a_crash_while_everything_is_taken_out(tmp_path):
+    code = """
+import sys
+from test_stores import *
+store = Store(sys.argv[1], metric="l2", M=8)
+fill(store, 10)
+store.checkpoint()
+vecidx.Index.save = lambda *a, **k: os._exit(9)
+store.clear()
+"""
+    child = run_child(code, tmp_path / "s")
+    child.communicate(timeout=60)
+    assert child.returncode == 9
+    with Store(tmp_path / "s") as store:
+        assert len(store) == 0 == len(store.index)
+        assert (store.metric, store.index.M) == ("l2", 8)
+        fill(store, 3)
 
 
 @pytest.mark.parametrize("step, happened", [

@@ -44,6 +44,57 @@ def test_every_call_speaks_strings(built):
     assert index.recall(rows[:20], 3).value > 0.9
 
 
+def test_filters_are_of_strings(built):
+    index, rows = built
+    allowed = ["wörd-3", "wörd-90", "wörd-7", "nobody"]
+    for some in (allowed, tuple(allowed), set(allowed), np.array(allowed), [allowed] * 2,
+                 lambda words: np.isin(words.astype(str), allowed)):
+        found, distances = index.search(rows[:2], 5, filter=some)
+        assert all(set(row[:3]) == set(allowed[:3]) for row in found)
+        assert (found[:, 3:] == None).all() and np.isinf(distances[:, 3:]).all()  # noqa: E711
+    found, _ = index.search(rows[:2], 1, filter=[["wörd-5"], None])
+    assert found.tolist() == [["wörd-5"], ["wörd-1"]]
+    assert index.search(rows[0], 3, filter=[])[0].tolist() == [None] * 3
+    found, _ = index.search(ids="wörd-3", k=3, filter=allowed)
+    assert set(found[:2]) == {"wörd-7", "wörd-90"} and found[2] is None
+    found, _ = index.search(rows[0], 2, diverse=0.3, filter=allowed)
+    assert set(found) < set(allowed)
+    assert index.recall(rows[:9], 2, filter=allowed).value == 1
+
+
+def test_ranges_and_iteration_give_strings(built):
+    index, rows = built
+    lims, found, distances = index.range_search(rows[:2], 0.5, exact=True)
+    plain = vecidx.Index(5, "cosine")
+    plain.add(rows)
+    wanted = plain.range_search(rows[:2], 0.5, exact=True)
+    assert lims.tolist() == wanted[0].tolist() and lims[1] > 1
+    assert found.tolist() == WORDS[wanted[1]].tolist()
+    _, found, _ = index.range_search(rows[0], 4, filter=["wörd-2"])
+    assert found.tolist() == ["wörd-2"]
+    words = []
+    for i, (found, _) in enumerate(index.iterate(rows[0], batch=30, exact=True)):
+        words += found.tolist()
+        if i == 1:                           # what was found already keeps its name
+            index.delete(index.ids()[:150])
+            index.compact()
+    assert words[0] == "wörd-0" and None not in words and len(set(words)) == len(words) >= 60
+
+
+def test_merge_takes_another_index_of_strings(built, rng):
+    index, rows = built
+    other = vecidx.Index(5, "cosine", ids="str")
+    other.add(rng.standard_normal((3, 5)), ["new", "wörd-1", "x"])
+    with pytest.raises(ValueError, match="wörd-1"):
+        index.merge(other, on_conflict="error")
+    index.merge(other, on_conflict="skip")
+    assert len(index) == 202
+    np.testing.assert_allclose(index.get("wörd-1"), rows[1], rtol=1e-5)
+    index.merge(other)
+    np.testing.assert_allclose(index.get(["wörd-1", "new"]), other.get(["wörd-1", "new"]),
+                               rtol=1e-5)
+
+
 def test_replace_delete_add_again_compact(built, rng):
     index, rows = built
     index.add(-rows[:1], ["wörd-0"])
@@ -95,8 +146,20 @@ def test_what_is_refused(built, tmp_path):
         index.add(rows[:1], ["wörd-3"], on_conflict="error")
     assert len(index) == 200 and "a" not in index and "b" not in index
     index.add(rows[:1], ["b"])
-    with pytest.raises(TypeError, match="merge"):
-        index.merge(vecidx.Index(5, "cosine"))
+    for left, right in ((index, vecidx.Index(5, "cosine")), (vecidx.Index(5, "cosine"), index)):
+        with pytest.raises(TypeError, match="for ids, this index"):
+            left.merge(right)
+    with vecidx.open(tmp_path / "d.vidx", 5, "cosine") as durable:
+        with pytest.raises(TypeError, match="for ids, this index"):
+            durable.merge(index)
+    for other in (index, vecidx.Index(4, "cosine", ids="str"), vecidx.Index(5, ids="str")):
+        with pytest.raises(ValueError, match="expected another index"):
+            index.merge(other)
+    for bad in (vecidx.Filter([1]), range(3), b"a", "a", np.ones(200, bool), [1], {"a", 1}, 5):
+        with pytest.raises(TypeError, match="filter: an index of strings takes"):
+            index.search(rows[0], filter=bad)
+    with pytest.raises(TypeError, match="as many booleans"):
+        index.search(rows[0], filter=lambda words: True)
     with pytest.raises(ValueError, match="ids: expected"):
         vecidx.Index(3, ids="bytes")
     with pytest.raises(ValueError, match="strings"):

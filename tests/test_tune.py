@@ -200,3 +200,30 @@ def test_a_forged_curve_is_refused():
                 good[:28] + b"\0\0\xc0\x7f" + good[32:]):       # NaN
         with pytest.raises(vecidx.IndexFormatError, match="section 'tuned'"):
             _tune.unpack(bad)
+
+
+def test_limits_hold_for_searches_by_id_and_diverse_ones(rng):
+    """filter= and max_distance= used to be dropped where ids= or diverse= was given."""
+    index = vecidx.Index(4)
+    rows = rng.standard_normal((300, 4)).astype(np.float32)
+    index.add(rows)
+    odd = range(1, 300, 2)
+    for how in ({"ids": [4, 5]}, {"queries": rows[4:6], "diverse": 0.4}):
+        found, distances = index.search(k=8, filter=odd, max_distance=1.0, **how)
+        there = found >= 0
+        assert there.any() and (found[there] % 2 == 1).all() and (distances[there] <= 1.0).all()
+    each = index.search(ids=[4, 5], k=3, filter=[odd, range(0, 300, 2)])[0]
+    assert (each[0] % 2 == 1).all() and (each[1] % 2 == 0).all()
+
+
+def test_knn_graph_of_a_recall(rng):
+    index = vecidx.Index(16)
+    index.add(rng.standard_normal((2000, 16)))
+    with pytest.raises(ValueError, match="no curve for k=5"):
+        index.knn_graph(5, recall=0.9)
+    index.tune(k=5)
+    _, exact, _ = index.knn_graph(5, recall=1.0)
+    _, found, _ = index.knn_graph(5, recall=0.97)
+    assert (found == exact).mean() > 0.95
+    with pytest.raises(ValueError, match="give one of them"):
+        index.knn_graph(5, ef=9, recall=0.9)

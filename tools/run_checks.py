@@ -155,6 +155,16 @@ def python_tests():
               failed=failed or (1 if code or passed == 0 else 0))
 
 
+def docs():
+    """The pages; a warning of Sphinx is an error."""
+    name = "pages by Sphinx"
+    if importlib.util.find_spec("sphinx") is None:
+        return skip(name, "no Sphinx")
+    code, _ = stream(name, [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b",
+                            "html", "docs", "build/docs"])
+    count(**{"failed" if code else "passed": 1})
+
+
 def ray_tests():
     """The tests on a Ray cluster, where nothing but loopback can be reached."""
     name = "Python tests on a Ray cluster"
@@ -213,6 +223,7 @@ STEPS = {
     "fuzz": fuzz,
     "tsan": lambda: c_tests("tsan", ["-fsanitize=thread"]),
     "python": python_tests,
+    "docs": docs,
     "ray": ray_tests,
     "free-threaded": free_threaded_tests,
 }

@@ -9,19 +9,12 @@
 7
 """
 
+from vecidx._machine import cpu_features, get_num_threads, set_num_threads, simd_level
 from vecidx._storage import inspect
 from vecidx.durable import DurableIndex, open
 from vecidx.errors import IndexFormatError, VecidxError
 from vecidx.filters import Filter
-from vecidx.index import (
-    Index,
-    cpu_features,
-    from_bytes,
-    get_num_threads,
-    load,
-    set_num_threads,
-    simd_level,
-)
+from vecidx.index import Index, from_bytes, load
 from vecidx.strings import StringIndex
 
 __version__ = "0.1.0"

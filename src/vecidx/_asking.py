@@ -110,8 +110,11 @@ class Asking:
                     "recall": [round(float(value), 6) for value in curve.recall]}
                 for k, curve in sorted(self._tuned.curves.items())}
 
-    def recall(self, queries, k=10, ef=None, *, num_threads=None):
+    def recall(self, queries, k=10, ef=None, *, filter=None, num_threads=None):
         """Measure the share of true neighbours that a search finds.
+
+        ``filter`` is as for :meth:`search`; the true neighbours are then the
+        nearest that it allows.
 
         Returns
         -------
@@ -125,17 +128,19 @@ class Asking:
             raise ValueError("queries: expected at least 1, got 0")
         k, ef = check_k(k), check_ef(ef)
         threads = check_threads(num_threads, self._threads)
-        kth = self._distances(rows, k, exact=True, threads=threads)
-        found = self._distances(rows, k, ef, threads=threads)
+        filters = self._as_filters(filter, len(rows))
+        kth = self._distances(rows, k, exact=True, filters=filters, threads=threads)
+        found = self._distances(rows, k, ef, filters=filters, threads=threads)
         return _tune.interval(_tune.shares_found(found, kth))
 
-    def _distances(self, rows, k, ef=0, *, exact=False, threads):
+    def _distances(self, rows, k, ef=0, *, exact=False, filters=(), threads):
         ids = np.empty((len(rows), k), INT64)
         distances = np.empty((len(rows), k), FLOAT32)
-        self._core.search(rows, k, ef, exact, threads, ids, distances)
+        _core.search_where(self._core, rows, k, ef, exact, threads, list(filters), np.inf, ids,
+                           distances)
         return distances
 
-    def knn_graph(self, k=10, *, ef=None, num_threads=None):
+    def knn_graph(self, k=10, *, ef=None, recall=None, num_threads=None):
         """The neighbours of every vector of the index, itself left out.
 
         Sooner done than searching for each: the graph says where to begin.
@@ -147,6 +152,8 @@ class Asking:
         ef : int, optional
             Candidates kept during a walk; by default ``k + 14``, which finds
             some 95 % of the neighbours on ordinary data.
+        recall : float, optional
+            Instead of ``ef``, as for :meth:`search`.
         num_threads : int, optional
             By default the index's.
 
@@ -161,6 +168,9 @@ class Asking:
         distances : numpy.ndarray of float32, shape (n, k)
         """
         k = check_k(k)
+        exact = False
+        if recall is not None:
+            ef, exact = self._tuned.effort(recall, k, ef, False)
         ef = min(k + 14, MAX_K) if ef is None else check_ef(ef)
         threads = check_threads(num_threads, self._threads)
         ids = self.ids()
@@ -168,7 +178,7 @@ class Asking:
             raise MemoryError(f"no memory for results of shape {(len(ids), k)}")
         neighbors = np.empty((len(ids), k), INT64)
         distances = np.empty((len(ids), k), FLOAT32)
-        _core.search_rows(self._core, ids, k, ef, False, False, _core.ON_MISSING["ignore"],
+        _core.search_rows(self._core, ids, k, ef, exact, False, _core.ON_MISSING["ignore"],
                           threads, neighbors, distances)
         return ids, neighbors, distances
 

@@ -17,7 +17,7 @@ import numpy as np
 import vecidx
 from vecidx import convert, demo
 from vecidx import plan as planning
-from vecidx.index import human_bytes
+from vecidx._machine import human_bytes
 from vecidx.readers import SUFFIXES, ReaderError, open_vectors
 
 HELD_OUT = 1000        # rows that bench keeps back as queries where it is given none

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from vecidx.index import Index, human_bytes, simd_level
+from vecidx._machine import human_bytes, simd_level
+from vecidx.index import Index
 from vecidx.readers import NPZ_ERRORS, ReaderError
 
 SAMPLE = Path("examples/data/wordnet-sample.npz")

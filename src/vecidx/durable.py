@@ -163,8 +163,7 @@ class DurableIndex(Index):
 
     def merge(self, other, *, on_conflict="replace", num_threads=None, progress=False):
         """As :meth:`Index.merge`; logged, and so no sooner done than an add of the vectors."""
-        if not isinstance(other, Index):
-            raise TypeError(f"other: expected a vecidx.Index, got {type(other).__name__}")
+        self._check_other(other)
         if other is self or ((other.dim, other.metric, other.dtype)
                              != (self.dim, self.metric, self.dtype)):
             raise ValueError("other: expected another index, of this one's dim, metric and dtype")

@@ -5,15 +5,16 @@ everything (nothing has changed yet when a check fails), allocate the results,
 make one core call.
 """
 
-import functools
 import pickle
 
 import numpy as np
 
-from vecidx import _core, _storage, _tune
+from vecidx import _core, _progress, _storage, _tune
 from vecidx._asking import Asking
-from vecidx._background import AutoCompact, Background
 from vecidx._iterate import Neighbours
+from vecidx._saving import Saving
+from vecidx._showing import Showing
+from vecidx._tending import Tending
 from vecidx._validate import (
     FLOAT32,
     INT64,
@@ -27,7 +28,6 @@ from vecidx._validate import (
     check_distance,
     check_dtype,
     check_ef,
-    check_flag,
     check_int,
     check_k,
     check_quantization,
@@ -44,7 +44,7 @@ _empty = np.empty           # looked up once: search() of one vector is counted 
 _ndarray = np.ndarray
 
 
-class Index(Asking):
+class Index(Asking, Tending, Saving, Showing):
     """An approximate nearest-neighbour index (HNSW) over vectors with ids.
 
     Parameters
@@ -120,6 +120,8 @@ class Index(Asking):
     __slots__ = ("__weakref__", "_auto_compact", "_core", "_dim", "_dtype", "_ef_construction",
                  "_metric", "_M", "_quantization", "_query_dtype", "_query_shape", "_seed",
                  "_threads", "_tuned")
+
+    _ID_TYPE = int
 
     def __new__(cls, *args, ids="int", **kwargs):
         if cls is Index and check_word(ids, name="ids", known=("int", "str")) == "str":
@@ -220,7 +222,7 @@ class Index(Asking):
             if len(labels) != len(rows):
                 raise ValueError(f"ids: expected {len(rows)}, one for each vector, "
                                  f"got {len(labels)}")
-        _check_progress(progress)
+        _progress.check_progress(progress)
         return rows, labels, conflict, check_threads(num_threads, self._threads)
 
     def _run_add(self, rows, labels, conflict, threads, progress, used):
@@ -229,13 +231,13 @@ class Index(Asking):
         An exception from the core has the number of rows that are in, and
         stay, as its ``rows_added``.
         """
-        report, close = _progress(progress, len(rows))
+        report, close = _progress.begin(progress, len(rows))
         try:
             given = "float32" if rows.dtype == FLOAT32 else self._dtype
             self._core.add(rows.view(np.uint8), _core.DTYPES[given], labels, conflict, threads,
                            report, used)
             if report is not None and len(rows) > 0:
-                _report_end(report, len(rows))
+                _progress.report_end(report, len(rows))
         finally:
             close()
         self._compact_if_due()
@@ -274,69 +276,6 @@ class Index(Asking):
         self._compact_if_due()
         return n
 
-    def compact(self, *, background=False, num_threads=None):
-        """Give back the memory of vectors that were deleted or replaced.
-
-        Their places are taken by later vectors anyway; this is for an index
-        that has shrunk.  What is left is copied, while searches go on: for that
-        long both copies take memory.  Does nothing where nothing is to be won.
-
-        Parameters
-        ----------
-        background : bool
-            Return at once.  Searches go on; an add or a delete made meanwhile
-            waits until the copy is made.
-        num_threads : int, optional
-            By default the index's.
-
-        Returns
-        -------
-        None, or under ``background`` an object with
-            ``done``, whether it has ended, and ``wait(timeout=None)``, which
-            waits for that, raises what went wrong, and says whether it has ended.
-
-        Raises
-        ------
-        MemoryError, KeyboardInterrupt
-            Nothing has changed that a search could tell.
-        """
-        threads = check_threads(num_threads, self._threads)
-        if check_flag(background, name="background"):
-            return Background("compact", functools.partial(self._core.compact, threads))
-        return self._core.compact(threads)
-
-    @property
-    def auto_compact(self):
-        """When to :meth:`compact` in the background by itself; None, as at first: never.
-
-        A share, above 0 and below 1: an add or a delete after which more of
-        the places are those of vectors deleted or replaced starts it.  Of this
-        object, not of the file: to be set again after a load.  Small indexes,
-        of less than 1,000 such places, are let be.  A failure is logged
-        ("vecidx") and changes nothing.
-        """
-        return self._auto_compact and self._auto_compact.share
-
-    @auto_compact.setter
-    def auto_compact(self, share):
-        self._auto_compact = None if share is None else AutoCompact(share)
-
-    def _compact_if_due(self):
-        if self._auto_compact is not None:
-            self._auto_compact.look(self._core, self._threads)
-
-    def reserve(self, n):
-        """Make room for ``n`` vectors in all, so that adds up to there cannot fail for memory.
-
-        An index grows by itself; this moves that to a moment of your choice.
-
-        Raises
-        ------
-        MemoryError
-            Nothing has changed.
-        """
-        self._core.reserve(check_int(n, name="n", low=0, high=MAX_K))
-
     def merge(self, other, *, on_conflict="replace", num_threads=None, progress=False):
         """Add all vectors of another index, under their ids.
 
@@ -360,20 +299,28 @@ class Index(Asking):
             The vectors merged until then stay; ``rows_added`` of the exception
             says how many they are.  To merge again does the rest.
         """
-        if not isinstance(other, Index):
-            raise TypeError(f"other: expected a vecidx.Index, got {type(other).__name__}")
+        self._check_other(other)
         conflict = _core.ON_CONFLICT[
             check_word(on_conflict, name="on_conflict", known=tuple(_core.ON_CONFLICT))]
-        _check_progress(progress)
+        _progress.check_progress(progress)
         threads = check_threads(num_threads, self._threads)
-        report, close = _progress(progress, len(other))
+        report, close = _progress.begin(progress, len(other))
         try:
             n = self._core.merge(other._core, conflict, threads, report)
             if report is not None and n > 0:
-                _report_end(report, n)
+                _progress.report_end(report, n)
         finally:
             close()
         self._compact_if_due()
+
+    def _check_other(self, other):
+        """TypeError where `other` is nothing that can be merged into this index."""
+        if not isinstance(other, Index):
+            raise TypeError(f"other: expected a vecidx.Index, got {type(other).__name__}")
+        if other._ID_TYPE is not self._ID_TYPE:
+            raise TypeError(f"other: has {other._ID_TYPE.__name__} for ids, this index "
+                            f"{self._ID_TYPE.__name__}; add(other.get(old), ids=new) gives it new "
+                            "ones")
 
     # ---- reading ------------------------------------------------------------
 
@@ -433,7 +380,8 @@ class Index(Asking):
             or under ``"cosine"`` a zero vector, named by its row.
         """
         if ids is not None or diverse is not None:
-            return self._search_more(queries, k, ids, diverse, ef=ef, recall=recall, exact=exact,
+            return self._search_more(queries, k, ids, diverse, ef=ef, recall=recall,
+                                     filter=filter, max_distance=max_distance, exact=exact,
                                      num_threads=num_threads)
         if recall is not None:
             ef, exact = self._tuned.effort(recall, k, ef, exact)
@@ -469,7 +417,7 @@ class Index(Asking):
             self._core.search(rows, k, ef, exact, threads, ids, distances)
         else:
             _core.search_where(self._core, rows, k, ef, exact, threads,
-                               as_filters(filter, self, len(rows)),
+                               self._as_filters(filter, len(rows)),
                                check_distance(max_distance, name="max_distance"), ids, distances)
         if len(rows) == 1 and np.ndim(queries) == 1:
             return ids[0], distances[0]
@@ -512,7 +460,7 @@ class Index(Asking):
         rows = self._as_queries(queries)
         return _core.range_search(
             self._core, rows, check_ef(ef), exact, check_threads(num_threads, self._threads),
-            as_filters(filter, self, len(rows)), check_distance(radius, name="radius"))
+            self._as_filters(filter, len(rows)), check_distance(radius, name="radius"))
 
     def iterate(self, query, batch=10, *, ef=None, filter=None, exact=False, num_threads=None):
         """The neighbours of one query, from near to far, a batch at a time.
@@ -554,7 +502,7 @@ class Index(Asking):
         if len(rows) != 1:
             raise ValueError(f"query: expected one vector, got {len(rows)}; a batch of them "
                              "takes an iterator each")
-        filters = as_filters(filter, self, 1)
+        filters = self._as_filters(filter, 1)
         threads = check_threads(num_threads, self._threads)
 
         def search(k, ef, exact):
@@ -571,6 +519,10 @@ class Index(Asking):
         """What the core takes for queries: float32 rows, or bits."""
         return as_matrix(queries, dim=self._dim, name=name,
                          dtype="bits" if self._dtype == "bits" else "float32")
+
+    def _as_filters(self, filter, n_queries):
+        """What the core takes for ``filter=``."""
+        return as_filters(filter, self, n_queries)
 
     def get(self, ids):
         """The vectors stored under ids.
@@ -623,114 +575,7 @@ class Index(Asking):
     def __iter__(self):
         return iter(self.ids().tolist())
 
-    def stats(self):
-        """Counts about the graph.
-
-        Returns
-        -------
-        dict
-            ``count`` rows that a search may return; ``deleted`` rows replaced
-            or deleted that are still ways through the graph; ``free`` places of
-            such rows that later ones will take; ``duplicates`` rows equal to another, which
-            hang off it and have no links of their own; ``links`` on layer 0
-            and how many of them the pruning heuristic chose, ``links_chosen``;
-            ``quantized`` whether codes are in use;
-            ``rows_at_level``, a list: rows whose highest layer is 0, 1, ...
-        """
-        return self._core.stats()
-
-    def memory(self):
-        """Bytes taken from the system, by part.
-
-        Returns
-        -------
-        dict of str to int
-            ``total`` is the sum of ``vectors``, ``links``, ``upper_links``,
-            ``codes``, ``ranks``, ``sketches``, ``labels``, ``label_map``,
-            ``scratch`` and ``other``.  ``reserved`` is address space, which costs
-            no memory; ``mapped`` is the length of a mapped file, in memory as far
-            as it is read and shared by processes.
-        """
-        return self._core.memory()
-
-    def check(self, *, repair=False):
-        """Check every invariant of the index; waits for a running writer.
-
-        Parameters
-        ----------
-        repair : bool
-            First lead links around deleted vectors that still have some, and
-            link what cannot be reached.
-
-        Returns
-        -------
-        dict
-            ``unreachable``: rows that no search can come upon, 0 in a sound index.
-
-        Raises
-        ------
-        VecidxError
-            With the first invariant found broken.
-        """
-        if repair:
-            self._core.repair(self._threads)
-        return self._core.check()
-
-    # ---- files --------------------------------------------------------------
-
-    def save(self, path, *, compact=False):
-        """Write the index to a file.
-
-        Parameters
-        ----------
-        path : str, bytes, os.PathLike or file object
-            A file object is one with ``write()``, opened in binary mode; it gets
-            the same bytes and is neither synced nor closed.
-        compact : bool
-            :meth:`compact` first, so that the file holds no places of vectors
-            that were deleted or replaced.
-
-        Notes
-        -----
-        To a path, the file is written beside it, synced, then renamed over it:
-        whatever fails, a file that was there before stays as it was, and who has
-        it open or mapped keeps the older one.  Searches go on meanwhile.
-
-        Raises
-        ------
-        OSError
-            With errno, as from :func:`open`.
-        IndexFormatError
-            The index is mapped, and its file damaged: nothing is written.
-        """
-        if check_flag(compact, name="compact"):
-            self.compact()
-        _storage.save(self._core, path)
-
-    def to_bytes(self):
-        """The bytes that :meth:`save` would write, for :func:`vecidx.from_bytes`."""
-        return self._core.save_to(None, False)
-
-    def warm(self):
-        """Read in what is mapped, so that no search waits for the disk.
-
-        Does nothing to an index that is all in memory.
-        """
-        self._core.warm(self._threads)
-
-    def close(self):
-        """Give the memory, or the mapped file, back now.
-
-        Every later call raises VecidxError.  A search that runs in another thread
-        ends first, possibly with that error.  Closing twice is fine.
-        """
-        self._core.close()
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, trace):
-        self.close()
+    # ---- copies -------------------------------------------------------------
 
     def __reduce_ex__(self, protocol):
         data = self.to_bytes()
@@ -794,19 +639,6 @@ class Index(Asking):
         """Whether :meth:`close` was called."""
         return self._core.is_closed()
 
-    def __repr__(self):
-        if self.closed:
-            return "<vecidx.Index: closed>"
-        count = len(self)
-        rows = "empty" if count == 0 else f"{count:,} row{'s' * (count != 1)}"
-        memory = self.memory()
-        mapped = f" + {human_bytes(memory['mapped'])} mapped" if memory["mapped"] else ""
-        quantized = f", quantization={self._quantization!r}" if self._quantization else ""
-        return (f"<vecidx.Index: {rows} x {self._dim} {self._dtype}, metric={self._metric!r}, "
-                f"M={self._M}, ef_construction={self._ef_construction}{quantized}, "
-                f"{human_bytes(memory['total'])}{mapped}, {_core.simd_level()}>")
-
-
 def _wrap(core, threads):
     index = Index.__new__(Index)
     index._attach(core, threads)
@@ -867,78 +699,3 @@ def from_bytes(data, *, verify=False, num_threads=None):
     """
     threads = check_threads(num_threads)
     return _wrap(_storage.load_bytes(data, verify, threads), threads)
-
-
-def simd_level():
-    """The kernels in use: "scalar", "avx2", "avx512", "avx512vnni" or "neon"."""
-    return _core.simd_level()
-
-
-def cpu_features():
-    """Features that were looked for: name -> whether CPU and system both have it."""
-    return _core.cpu_features()
-
-
-def set_num_threads(n):
-    """Threads that a call uses when neither it nor its index names a number.
-
-    None restores the default: the CPUs that this process may run on, by
-    affinity and cgroup quota.
-    """
-    _core.set_num_threads(check_threads(n))
-
-
-def get_num_threads():
-    """Threads that a call uses when neither it nor its index names a number."""
-    return _core.get_num_threads()
-
-
-def human_bytes(n):
-    """12345678 -> '11.8 MiB'."""
-    if n < 1024:
-        return f"{n} B"
-    for unit in ("KiB", "MiB", "GiB", "TiB"):
-        n /= 1024
-        if n < 1024 or unit == "TiB":
-            return f"{n:.1f} {unit}"
-
-
-def _check_progress(progress):
-    if not callable(progress) and not isinstance(progress, (bool, np.bool_)):
-        raise TypeError(f"progress: expected True, False or a callable, "
-                        f"got {type(progress).__name__}")
-
-
-def _progress(progress, total):
-    """(callable or None, function to call at the end) for the progress argument."""
-    if callable(progress):
-        return progress, _nothing
-    if not progress:
-        return None, _nothing
-    try:
-        from tqdm.auto import tqdm
-    except ImportError:
-        return None, _nothing
-    bar = tqdm(total=total, unit="row", unit_scale=True)
-
-    def report(done, _total):
-        bar.update(done - bar.n)
-
-    def close():
-        bar.close()
-
-    return report, close
-
-
-def _report_end(report, n):
-    try:
-        report(n, n)
-    except BaseException as exc:         # the same words as the core's for an earlier stop
-        exc.rows_added = n
-        exc.add_note(f"vecidx: the first {n} of this call's {n} rows are in the index, which "
-                     "stays valid")
-        raise
-
-
-def _nothing():
-    pass

@@ -135,7 +135,7 @@ class VecidxTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Neig
         return self
 
     def transform(self, X):
-        """The graph from the rows of ``X`` to those fitted to: CSR, (len(X), n_samples_fit_)."""
+        """The graph from the rows of ``X`` to those fitted to: CSR, one row for each of X."""
         check_is_fitted(self)
         X = validate_data(self, X, reset=False, dtype=[np.float64, np.float32])
         distance = self.mode == "distance"
@@ -250,7 +250,7 @@ class VecidxClassifier(ClassifierMixin, _Voting):
         return self._fit_index(X)
 
     def predict_proba(self, X):
-        """Shares of the votes, (len(X), len(classes_))."""
+        """Shares of the votes: a row for each of X, a column for each of ``classes_``."""
         ids, weights = self._neighbors_and_weights(X)
         votes = np.zeros((len(ids), len(self.classes_)))
         np.add.at(votes, (np.arange(len(ids))[:, None], self._y[ids]), weights)

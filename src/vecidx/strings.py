@@ -14,6 +14,7 @@ import numpy as np
 from vecidx import _core
 from vecidx._validate import INT64, check_flag, check_word
 from vecidx.errors import IndexFormatError
+from vecidx.filters import Filter
 from vecidx.index import Index
 
 _HEAD = struct.Struct("<Q")
@@ -24,12 +25,16 @@ class StringIndex(Index):
 
     Every method takes and returns strings where an index of numbers has
     numbers: arrays of dtype object, with None for a missing neighbour.  ``add``
-    needs ``ids``, any strings, none twice.  It is saved to one file, which
-    :func:`vecidx.load` knows again.  :func:`vecidx.open` (a log beside the file)
-    and :meth:`merge` do not take it.
+    needs ``ids``, any strings, none twice.  A ``filter`` is a sequence or a set of
+    strings, or a callable that gets all of them; a :class:`vecidx.Filter`, masks and
+    ranges are of numbers, and refused.  :meth:`merge` takes another index of strings.
+    It is saved to one file, which :func:`vecidx.load` knows again.
+    :func:`vecidx.open` (a log beside the file) does not take it.
     """
 
     __slots__ = ("_free", "_names", "_numbers", "_table_lock")
+
+    _ID_TYPE = str
 
     def __init__(self, *args, ids="str", **kwargs):
         super().__init__(*args, **kwargs)
@@ -70,9 +75,42 @@ class StringIndex(Index):
         return numbers, is_one
 
     def _strings_of(self, numbers, names):
-        out = np.empty(numbers.shape, object)
-        out.ravel()[:] = [names.get(number) for number in numbers.ravel().tolist()]
-        return out
+        """Strings of numbers found since `names` was the table; None of -1."""
+        later = self._names                  # another one, if compact() has run meanwhile
+        out = np.empty(numbers.size, object)
+        out[:] = [names.get(number, later.get(number)) for number in numbers.ravel().tolist()]
+        return out.reshape(numbers.shape)
+
+    def _as_filters(self, filter, n_queries):
+        return super()._as_filters(self._filter_of_numbers(filter), n_queries)
+
+    def _filter_of_numbers(self, filter):
+        """What an index of numbers takes for ``filter=``: arrays of them."""
+        if filter is None:
+            return None
+        if isinstance(filter, (list, tuple)) and filter and not isinstance(filter[0], str):
+            return [None if one is None else self._chosen(one) for one in filter]
+        return self._chosen(filter)
+
+    def _chosen(self, filter):
+        if callable(filter):
+            numbers = super().ids()
+            strings = self._strings_of(numbers, self._names)
+            mask = np.asarray(filter(strings))
+            if mask.dtype != np.bool_ or mask.shape != strings.shape:
+                raise TypeError("filter: the callable gets the ids of the index, an array, and "
+                                f"returns as many booleans: expected shape {strings.shape}, got "
+                                f"{mask.dtype} of shape {mask.shape}")
+            return numbers[mask]
+        if (isinstance(filter, (str, bytes, bytearray, memoryview, range, dict, Filter))
+                or not hasattr(filter, "__iter__")
+                or not all(isinstance(one, str) for one in filter)):
+            raise TypeError("filter: an index of strings takes a sequence or set of them, a "
+                            "callable, or a list of these, one for each query; got "
+                            f"{type(filter).__name__}" + (" of other values" if isinstance(
+                                filter, (list, tuple, set, frozenset, np.ndarray)) else ""))
+        numbers = map(self._numbers.get, filter)          # what is not there does no harm
+        return np.array([number for number in numbers if number is not None], INT64)
 
     # ---- writing --------------------------------------------------------------
 
@@ -126,8 +164,15 @@ class StringIndex(Index):
 
     delete.__doc__ = Index.delete.__doc__
 
-    def merge(self, other, **how):
-        raise TypeError("merge: not with strings for ids; add(other.get(ids), ids) does it")
+    def merge(self, other, *, on_conflict="replace", num_threads=None, progress=False):
+        """As :meth:`Index.merge`, but no sooner done than an add of the vectors."""
+        self._check_other(other)
+        if other is self or ((other.dim, other.metric, other.dtype)
+                             != (self.dim, self.metric, self.dtype)):
+            raise ValueError("other: expected another index, of this one's dim, metric and dtype")
+        ids = other.ids()
+        self.add(other.get(ids), ids, on_conflict=on_conflict, num_threads=num_threads,
+                 progress=progress)
 
     def compact(self, *, background=False, num_threads=None):
         with self._table_lock:
@@ -152,12 +197,30 @@ class StringIndex(Index):
 
     search.__doc__ = Index.search.__doc__
 
-    def _search_more(self, *args, **how):
-        return _Numbers(self)._search_more(*args, **how)
+    def _search_more(self, *args, filter, **how):
+        return _Numbers(self)._search_more(*args, filter=self._filter_of_numbers(filter), **how)
 
-    def knn_graph(self, k=10, *, ef=None, num_threads=None):
+    def range_search(self, queries, radius, **how):
         names = self._names
-        ids, neighbors, distances = _Numbers(self).knn_graph(k, ef=ef, num_threads=num_threads)
+        lims, found, distances = super().range_search(queries, radius, **how)
+        return lims, self._strings_of(found, names), distances
+
+    range_search.__doc__ = Index.range_search.__doc__
+
+    def iterate(self, query, batch=10, **how):
+        return self._named(super().iterate(query, batch, **how), self._names)
+
+    iterate.__doc__ = Index.iterate.__doc__
+
+    def _named(self, neighbours, names):
+        for found, distances in neighbours:
+            if names is not self._names:     # compacted: what was found earlier is in the older
+                names = {**names, **self._names}
+            yield self._strings_of(found, names), distances
+
+    def knn_graph(self, k=10, **how):
+        names = self._names
+        ids, neighbors, distances = _Numbers(self).knn_graph(k, **how)
         return self._strings_of(ids, names), self._strings_of(neighbors, names), distances
 
     knn_graph.__doc__ = Index.knn_graph.__doc__

@@ -32,7 +32,6 @@ _logger = logging.getLogger("vecidx")
 
 INDEX, DOCUMENTS, LOCK = "index.vidx", "documents.sqlite", "store.lock"
 _TRIES = 5                    # of a search beside writers, before it takes what it has
-_FEW = 4096                   # candidates that are compared one by one, rather than walked to
 
 
 @dataclass
@@ -100,7 +99,7 @@ class Store:
     def _open(self):
         if self._path is None:
             self._documents = Documents(None)
-            self._next = 0
+            self._next = self._visible = 0
             return
         has_index = os.path.exists(self._file(INDEX))
         if has_index and not os.path.exists(self._file(DOCUMENTS)):
@@ -133,7 +132,8 @@ class Store:
                                   f"{INDEX}: the files are not of one moment; bring back a copy "
                                   "of the whole folder")
             self._index.delete(np.setdiff1d(labels, kept))
-        self._next = 1 + max(highest, int(labels.max(initial=-1)))
+        # Labels from `_next` on are unused; those from `_visible` on are nobody's yet.
+        self._next = self._visible = 1 + max(highest, int(labels.max(initial=-1)))
 
     # ---- writing ------------------------------------------------------------------
 
@@ -183,6 +183,7 @@ class Store:
                 self._documents.replace([
                     (int(label), int(one), *encoded[i])
                     for label, one, i in zip(labels, has, chosen)])
+                self._visible = self._next
             except BaseException:
                 self._drop(labels[has])
                 raise
@@ -239,15 +240,15 @@ class Store:
         """An empty index like the one that is there; sooner than to delete all it holds."""
         old = self._index
         parameters = {name: getattr(old, name) for name in
-                      ("metric", "M", "ef_construction", "quantization", "seed")}
+                      ("metric", "dtype", "M", "ef_construction", "quantization", "seed")}
         if self._path is None:
             self._index = vecidx.Index(old.dim, **parameters)
             return
         old.close(checkpoint=False)
         # In this order: an index without its log is an older one, which _mend() empties.
         os.unlink(old.path + ".wal")
-        os.unlink(old.path)
-        self._index = vecidx.open(old.path, old.dim, **parameters)
+        vecidx.Index(old.dim, **parameters).save(old.path)
+        self._index = vecidx.open(old.path)
 
     def update_metadata(self, where, change):
         """Write ``change(metadata)``, a dict, for documents that meet a condition; how many.
@@ -328,59 +329,30 @@ class Store:
         while True:
             labels, distances = self._nearest(query, want, where, ef)
             rows = self._documents.by_label(labels)
-            found = [(label, Hit(rows[label], distance)) for label, distance
-                     in zip(labels.tolist(), distances.tolist()) if label in rows]
-            if len(found) < len(labels) and tries > 0:
-                # A writer came between: the vectors that it put in their place count.
+            visible = self._visible
+            labels, distances = labels.tolist(), distances.tolist()
+            gone = sum(label not in rows and label < visible for label in labels)
+            if gone and tries > 0:
+                # Replaced or deleted since the index was asked; what came instead counts.
                 tries -= 1
-                want += 2 * (len(labels) - len(found))
+                want += 2 * gone
                 continue
-            n_found = len(found)
-            if keep is not None:
-                found = [pair for pair in found if keep(pair[1].document)]
-            if len(found) >= k or keep is None or n_found < want:
+            found = [(label, Hit(rows[label], distance))
+                     for label, distance in zip(labels, distances)
+                     if label in rows and (keep is None or keep(rows[label]))]
+            if len(found) >= k or len(labels) < want:
                 return found[:k]
-            want *= 4
+            want *= 4                        # past those of a write that is not yet made
 
     def _nearest(self, query, k, where, ef):
         """Labels and distances of the nearest, of those that meet the condition."""
         k = min(k, len(self._index))
         if k == 0:
             return np.empty(0, np.int64), np.empty(0, np.float32)
-        if where is None:
-            labels, distances = self._index.search(query, k, ef=ef)
-        else:
-            allowed = np.array(self._documents.labels(where), np.int64)
-            labels, distances = self._nearest_among(query, k, allowed, ef)
+        allowed = None if where is None else np.array(self._documents.labels(where), np.int64)
+        labels, distances = self._index.search(query, k, ef=ef, filter=allowed)
         there = labels >= 0
         return labels[there], distances[there]
-
-    def _nearest_among(self, query, k, allowed, ef):
-        """The nearest of the labels in `allowed`."""
-        if len(allowed) <= _FEW:
-            return self._compare_with(query, k, allowed)
-        # Far more than the share makes one expect, then all.
-        want = math.ceil(2 * k * max(1, len(self._index) / len(allowed))) + 32
-        while True:
-            is_all = want >= len(self._index) // 4
-            labels, distances = self._index.search(
-                query, len(self._index) if is_all else want, ef=ef, exact=is_all)
-            is_in = np.isin(labels, allowed)
-            if is_all or is_in.sum() >= k:
-                return labels[is_in][:k], distances[is_in][:k]
-            want *= 4
-
-    def _compare_with(self, query, k, allowed):
-        while True:
-            try:
-                rows = self._index.get(allowed) if len(allowed) else np.empty((0, len(query)))
-                break
-            except KeyError:                 # a writer has dropped some
-                allowed = np.array([label for label in allowed.tolist() if label in self._index],
-                                   np.int64)
-        distances = _distances(query, rows, self._index.metric)
-        order = np.lexsort((allowed, distances))[:k]
-        return allowed[order], distances[order].astype(np.float32)
 
     def search_diverse(self, vector, k=4, *, fetch_k=20, lambda_mult=0.5, where=None, keep=None,
                        ef=None):
@@ -553,16 +525,6 @@ def _texts(keys):
         if not isinstance(key, str):
             raise TypeError(f"keys: expected texts, got {key!r}")
     return keys
-
-
-def _distances(query, rows, metric):
-    query, rows = query.astype(np.float64), rows.astype(np.float64)
-    if metric == "l2":
-        return ((rows - query) ** 2).sum(axis=1)
-    dots = rows @ query
-    if metric == "cosine":
-        dots /= np.linalg.norm(rows, axis=1) * np.linalg.norm(query)
-    return 1 - dots
 
 
 def _diverse(vector, rows, k, lambda_mult):
