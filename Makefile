@@ -5,6 +5,9 @@
 #   make dev        editable install with C asserts, for working on the code
 #   make test-c asan ubsan tsan    the C tests, plain and under each sanitizer
 #   make fuzz       fuzz the loader for 10 minutes (clang); ARGS=-max_total_time=60
+#   make asan-py ubsan-py tsan-py    the extension under a sanitizer, beneath the Python tests
+#   make valgrind   the C tests under valgrind's memcheck
+#   make emulated   the fast tests as CPUs without AVX, without AVX-512, and as Arm; needs qemu-user
 #   make corrupt    every test of damaged files, under ASan: half an hour
 #   make stress     the threaded C tests under TSan for 10 minutes (STRESS_SECONDS=)
 #   make simd       the Python tests, once per SIMD level
@@ -14,10 +17,11 @@
 #   make profile    flame graphs and hottest lines of a build and a search; needs perf
 #                   (Debian: apt-get install linux-perf binutils)
 #   make count      what searches read: nodes, links, codes, vectors, cache lines
-#   make bench bench-all lint annotate wheels clean
+#   make wheels     build and check wheels for Linux; the C core for macOS and Windows
+#   make bench bench-all lint annotate clean
 #
 # Variables: PYTHON (the interpreter), CC, VECIDX_STRICT=1 (a missing tool is an
-# error, not a skip), ARGS (for demo, bench and profile).
+# error, not a skip), ARGS (for demo, bench, profile, emulated, wheels, asan-py ...).
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -40,6 +44,7 @@ extra = $$($(PY) -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 
 	'rb'))['project']['optional-dependencies']['$(1)'])")
 
 .PHONY: all demo test test-ray dev docs ecosystem test-c asan ubsan tsan stress fuzz corrupt simd \
+	test-arm64 emulated valgrind asan-py ubsan-py tsan-py \
 	bench bench-all profile count lint annotate wheels clean
 all: $(VENV)/.installed
 
@@ -184,22 +189,20 @@ C_FLAGS_tsan := -O1 -fsanitize=thread
 C_RUN_tsan := $(shell command -v setarch >/dev/null && setarch -R true 2>/dev/null && echo setarch -R)
 
 # As in setup.py: the flags of files that are for one instruction set.
+ARCH := $(patsubst amd64,x86_64,$(shell uname -m))
 ISA_avx512 := -mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c
-ifneq ($(filter x86_64 amd64,$(shell uname -m)),)
-ISA_hnsw_walk_avx2 := -mavx2 -mfma -mf16c
-ISA_hnsw_walk_avx512 := $(ISA_avx512)
-ISA_hnsw_walk_avx512vnni := $(ISA_avx512) -mavx512vnni
-ISA_store_crc_hw := -msse4.2
-endif
-ifneq ($(filter aarch64,$(shell uname -m)),)
-ISA_store_crc_hw := -march=armv8-a+crc
-endif
+ISA_x86_64_hnsw_walk_avx2 := -mavx2 -mfma -mf16c
+ISA_x86_64_hnsw_walk_avx512 := $(ISA_avx512)
+ISA_x86_64_hnsw_walk_avx512vnni := $(ISA_avx512) -mavx512vnni
+ISA_x86_64_store_crc_hw := -msse4.2
+ISA_aarch64_store_crc_hw := -mcpu=generic+crc
 
 # $(1): variant.  Objects, an archive of csrc, one program per test file.
 define c_variant
 build/c/$(1)/%.o: $(CSRC)/%.c Makefile
 	@mkdir -p $$(@D)
-	$$(CC) $$(C_FLAGS) $$(C_FLAGS_$(1)) $$(ISA_$$(notdir $$*)) -MMD -c $$< -o $$@
+	$$(CC) $$(C_FLAGS) $$(C_FLAGS_$(1)) $$(ISA_$(or $(ARCH_$(1)),$(ARCH))_$$(notdir $$*)) \
+	-MMD -c $$< -o $$@
 build/c/$(1)/libvecidx.a: $(patsubst $(CSRC)/%.c,build/c/$(1)/%.o,$(C_SOURCES))
 	@rm -f $$@
 	@$$(AR) rcs $$@ $$^
@@ -211,6 +214,35 @@ run-$(1): $(C_TESTS:%=build/c/$(1)/%)
 .PHONY: run-$(1)
 endef
 $(foreach variant,plain asan ubsan tsan,$(eval $(call c_variant,$(variant))))
+
+# For 64-bit Arm, by a cross compiler, run by qemu: a name of both is in each Linux distribution.
+ARM_AR ?= aarch64-linux-gnu-ar
+ARM_CC ?= aarch64-linux-gnu-gcc
+QEMU_ARM ?= $(firstword $(shell command -v qemu-aarch64 qemu-aarch64-static) qemu-aarch64)
+C_FLAGS_arm64 := -O2 -static
+ARCH_arm64 := aarch64
+C_RUN_arm64 := $(QEMU_ARM)
+build/c/arm64/%: CC := $(ARM_CC)
+build/c/arm64/%: AR := $(ARM_AR)
+$(eval $(call c_variant,arm64))
+
+# What a smaller CPU, or an Arm one, does: all C tests and the fast tier, emulated (Linux, x86-64).
+test-arm64: run-arm64
+emulated: $(VENV)/.installed $(VENV)/.extra-test
+	@MAKE="$(MAKE)" $(PY) tools/check_emulated.py $(ARGS)
+
+# C tests with every read and write watched: build, search, filters, save, load, each with allocations
+# that fail.  Valgrind has no AVX-512, which the CPU then does not claim to have, and too little address
+# space for the tests of planes and threads.  Threads of the pool live to the end: no leak.
+VALGRIND_TESTS ?= alloc cpu rows store store_index filter index
+valgrind: $(VALGRIND_TESTS:%=build/c/plain/test_%)
+	@for test in $^; do echo "$$test"; \
+	valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite \
+	--errors-for-leak-kinds=definite $$test || exit 1; done
+
+# The extension itself under sanitizers, beneath the Python tests.
+asan-py ubsan-py tsan-py: $(VENV)/.made $(VENV)/.extra-test
+	@$(PY) tools/sanitize.py $(@:-py=) $(ARGS)
 
 # A fuzzer of the loader, by clang's libFuzzer, 10 minutes unless ARGS says otherwise;
 # what it finds is a file build/fuzz/crash-*.  Mended, it becomes a test.
@@ -243,11 +275,10 @@ tsan: run-tsan
 
 # ---- shipping it -------------------------------------------------------------------
 
-wheels: $(VENV)/.made $(PACKAGE)
-	@rm -rf build/py/*/lib* wheels/*.whl
-	VECIDX_ABI3=1 LDFLAGS="-Wl,-S $(LDFLAGS)" $(PIP) wheel --no-build-isolation --no-deps -w wheels .
-	@for wheel in wheels/*.whl; do size=$$(wc -c < $$wheel); echo "$$wheel: $$size bytes"; \
-	test $$size -le 1000000 || { echo "vecidx: a wheel must stay below 1 MB" >&2; exit 1; }; done
+# For Linux, by a compiler that brings the C libraries; without containers (wheels/README.md).
+wheels: $(VENV)/.made
+	@rm -f wheels/*.whl
+	$(PY) wheels/build.py $(ARGS)
 
 clean:
 	rm -rf build dist $(VENV) wheels/*.whl src/*.egg-info .hypothesis .ruff_cache

@@ -9,12 +9,15 @@ one wheel serves every later version; ``VECIDX_ASSERTS=1`` keeps the C asserts;
 ``VECIDX_COUNT_WORK=1`` counts what searches read (docs/PROFILING.md).
 """
 
+import json
 import os
 import sysconfig
 from concurrent.futures import ThreadPoolExecutor
 from glob import glob
 
+import Cython
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 CSRC = "src/vecidx/csrc"
@@ -35,8 +38,8 @@ ISA_FLAGS = {
     "hnsw_walk_avx512vnni.c": ([*AVX512, "-mavx512vnni"], ["/arch:AVX512"]),
     "store_crc_hw.c": (["-msse4.2"], []),
 }
-# The same for 64-bit Arm, where macOS and MSVC need no flag.
-ARM_FLAGS = {"store_crc_hw.c": (["-march=armv8-a+crc"], [])}
+# The same for 64-bit Arm, where macOS and MSVC need no flag.  (-mcpu: zig knows no -march.)
+ARM_FLAGS = {"store_crc_hw.c": (["-mcpu=generic+crc"], [])}
 PLATFORM = sysconfig.get_platform()
 IS_UNIVERSAL2 = PLATFORM.startswith("macosx") and "universal2" in PLATFORM
 IS_X86 = PLATFORM.endswith(("x86_64", "amd64")) or IS_UNIVERSAL2
@@ -79,6 +82,38 @@ class BuildExt(build_ext):
         super().build_extension(ext)
 
 
+class BdistWheel(bdist_wheel):
+    """Lays a bill of materials (CycloneDX) into the wheel, where PEP 770 wants it."""
+
+    def egg2dist(self, egginfo_path, distinfo_path):
+        super().egg2dist(egginfo_path, distinfo_path)
+        name, version = self.distribution.get_name(), self.distribution.get_version()
+
+        def component(kind, name, version, **more):
+            ref = f"pkg:pypi/{name}" + (f"@{version}" if version else "")
+            return {"type": kind, "bom-ref": ref, "name": name, "purl": ref, **more,
+                    **({"version": version} if version else {}),
+                    "licenses": [{"license": {"id": LICENSES[name]}}]}
+
+        us = component("library", name, version)
+        # Cython's utility code is part of the extension; numpy is asked for, not brought.
+        parts = [component("library", "cython", Cython.__version__, scope="required"),
+                 component("library", "numpy", None, scope="excluded")]
+        bill = {
+            "bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1,
+            "metadata": {"component": us}, "components": parts,
+            "dependencies": [{"ref": us["bom-ref"],
+                              "dependsOn": [part["bom-ref"] for part in parts]}],
+        }
+        folder = os.path.join(distinfo_path, "sboms")
+        os.makedirs(folder, exist_ok=True)
+        with open(os.path.join(folder, "vecidx.cdx.json"), "w", encoding="utf-8") as out:
+            json.dump(bill, out, indent=1)
+            out.write("\n")
+
+
+LICENSES = {"vecidx": "Apache-2.0", "cython": "Apache-2.0", "numpy": "BSD-3-Clause"}
+
 mode = f"{'abi3' if ABI3 else 'plain'}-{'asserts' if ASSERTS else 'release'}"
 mode += "-counts" if COUNT_WORK else ""
 
@@ -89,12 +124,13 @@ setup(
             ["src/vecidx/_core.pyx"],
             include_dirs=[CSRC],
             depends=[*HEADERS, *SOURCES, "src/vecidx/_vecidx.pxd",
-                     "src/vecidx/_core_filter.pxi", "src/vecidx/_core_rows.pxi"],
+                     "src/vecidx/_core_filter.pxi", "src/vecidx/_core_machine.pxi",
+                     "src/vecidx/_core_rows.pxi"],
             py_limited_api=ABI3,
             define_macros=[("Py_LIMITED_API", "0x030B0000")] if ABI3 else [],
         )
     ],
-    cmdclass={"build_ext": BuildExt},
+    cmdclass={"build_ext": BuildExt, "bdist_wheel": BdistWheel},
     options={
         # Objects of one mode must not be taken for those of another.
         "build": {"build_base": f"build/py/{mode}"},

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import vecidx
-from helpers import SAMPLE
+from helpers import FAST, NOT_FAST, SAMPLE
 from vecidx.demo import Sample
 
 try:
@@ -42,8 +42,16 @@ def pytest_make_collect_report(collector):
     return _strict((yield))
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.name in FAST and item.originalname not in NOT_FAST and not (
+                {"sample", "sample_index"} & set(item.fixturenames)):
+            item.add_marker("fast")
+
+
 def pytest_configure(config):
     """Suites of others have tests that are coroutines, without marks."""
+    config.addinivalue_line("markers", "fast: of the fast tier (FAST in helpers.py)")
     if config.pluginmanager.hasplugin("asyncio"):
         config.option.asyncio_mode = "auto"
 

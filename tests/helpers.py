@@ -15,6 +15,16 @@ ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "examples" / "data" / "wordnet-sample.npz"
 METRICS = ("l2", "ip", "cosine")
 
+# The fast tier, `pytest -m fast`: every kernel, call and file kind once, in seconds even where an
+# emulator or a sanitizer makes them minutes.  It needs nothing but numpy and pytest.
+FAST = ("test_api_bad_input.py", "test_api_conflict.py", "test_api_index.py",
+        "test_capi.py", "test_dist_dtypes.py", "test_dist_kernels.py", "test_golden.py",
+        "test_simd_env.py", "test_store_roundtrip.py", "test_strings.py", "test_threadpoolctl.py")
+# In those files, tests of many rows or bytes.
+NOT_FAST = ("test_a_large_quantised_index_comes_back", "test_every_changed_byte_is_noticed",
+            "test_every_cut_is_noticed", "test_smallest_and_largest_dim",
+            "test_without_memory_the_index_stays", "test_progress_callable_sees_the_end")
+
 
 def exact_distances(queries, rows, metric):
     """All distances, (len(queries), len(rows))."""
@@ -145,9 +155,13 @@ def needs(module):
                     allow_module_level=True)
 
 
+# The interpreter for a process of its own: under the emulator, where the tests run under one.
+PYTHON = [*os.environ.get("VECIDX_EMULATOR", "").split(), sys.executable]
+
+
 def run_python(code, *args, env=None, timeout=120):
     """Run code in a fresh interpreter; (exit code, stdout, stderr)."""
-    done = subprocess.run([sys.executable, "-c", code, *map(str, args)], text=True,
+    done = subprocess.run([*PYTHON, "-c", code, *map(str, args)], text=True,
                           capture_output=True, timeout=timeout,
                           env={**os.environ, **(env or {})})
     return done.returncode, done.stdout, done.stderr

@@ -182,6 +182,34 @@ def ray_tests():
           failed=failed or (1 if code else 0))
 
 
+def of_tool(name, command):
+    """A check by a tool of ours; what it needs is not part of any distribution's base."""
+    code, lines = stream(name, command)
+    if code == 77:
+        say(f"SKIPPED: {name}: {lines[-1].strip()}")
+        return count(skipped=1)
+    count(**{"failed" if code else "passed": 1})
+
+
+def emulated():
+    of_tool("smoke tests as other CPUs",
+            [sys.executable, "tools/check_emulated.py", "--short"])
+
+
+def sanitized():
+    of_tool("Python tests over the extension with ASan and UBSan",
+            [sys.executable, "tools/sanitize.py", "asan+ubsan"])
+
+
+def valgrind():
+    name = "C tests under valgrind"
+    if not shutil.which("valgrind"):
+        say(f"SKIPPED: {name}: no valgrind")
+        return count(skipped=1)
+    of_tool(name, [os.environ.get("MAKE", "make"), "--no-print-directory", "valgrind",
+                   "VALGRIND_TESTS=alloc cpu rows"])
+
+
 def free_threaded_tests():
     """The tests of threads on a CPython without GIL: VECIDX_FREE_THREADED, or one on the path.
 
@@ -222,6 +250,9 @@ STEPS = {
     "ubsan": lambda: c_tests("ubsan", ["-fsanitize=undefined"]),
     "fuzz": fuzz,
     "tsan": lambda: c_tests("tsan", ["-fsanitize=thread"]),
+    "valgrind": valgrind,
+    "sanitized": sanitized,
+    "emulated": emulated,
     "python": python_tests,
     "docs": docs,
     "ray": ray_tests,

@@ -9,6 +9,8 @@
 7
 """
 
+from vecidx import _threadpoolctl
+from vecidx._capi import get_include
 from vecidx._machine import cpu_features, get_num_threads, set_num_threads, simd_level
 from vecidx._storage import inspect
 from vecidx.durable import DurableIndex, open
@@ -18,6 +20,8 @@ from vecidx.index import Index, from_bytes, load
 from vecidx.strings import StringIndex
 
 __version__ = "0.1.0"
+
+_threadpoolctl.register_pool()
 
 __all__ = [
     "DurableIndex",
@@ -29,6 +33,7 @@ __all__ = [
     "__version__",
     "cpu_features",
     "from_bytes",
+    "get_include",
     "get_num_threads",
     "inspect",
     "load",

@@ -10,17 +10,28 @@ from vecidx._validate import (
     INT64,
     MAX_K,
     as_labels,
+    as_matrix,
     check_ef,
     check_k,
     check_share,
     check_threads,
 )
+from vecidx.filters import as_filters
 
 
 class Asking:
     """Part of :class:`vecidx.Index`."""
 
     __slots__ = ()
+
+    def _as_queries(self, queries, name="queries"):
+        """What the core takes for queries: float32 rows, or bits."""
+        return as_matrix(queries, dim=self._dim, name=name,
+                         dtype="bits" if self._dtype == "bits" else "float32")
+
+    def _as_filters(self, filter, n_queries):
+        """What the core takes for ``filter=``."""
+        return as_filters(filter, self, n_queries)
 
     def _search_more(self, queries, k, ids, diverse, **how):
         """A search by ids, or for results that differ; made of plain ones."""

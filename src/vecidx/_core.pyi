@@ -38,6 +38,7 @@ class CoreIndex:
     def delete(
         self, labels: NDArray[np.int64], on_missing: int, num_threads: int
     ) -> int: ...
+    def capsule(self) -> object: ...
     def merge(
         self,
         other: CoreIndex,

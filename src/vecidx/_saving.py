@@ -49,6 +49,10 @@ class Saving:
         """
         self._core.warm(self._threads)
 
+    def __vecidx_index__(self):
+        """The index for extensions written in C: see docs/C_API.md."""
+        return self._core.capsule()
+
     def close(self):
         """Give the memory, or the mapped file, back now.
 

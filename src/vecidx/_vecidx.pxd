@@ -284,3 +284,12 @@ cdef extern from "vecidx.h" nogil:
     void vx_test_fail_alloc(uint64_t nth)
     size_t vx_test_links(vx_index *index, vx_label label, vx_label *out, size_t cap,
                          size_t *out_chosen)
+
+
+cdef extern from "vecidx_api.h" nogil:
+    ctypedef struct vx_api:
+        pass
+
+    const vx_api *vx_api_table()
+    const char *VX_API_CAPSULE
+    const char *VX_INDEX_CAPSULE

@@ -161,6 +161,10 @@ class DurableIndex(Index):
 
     delete.__doc__ = Index.delete.__doc__
 
+    def __vecidx_index__(self):
+        raise TypeError("an index with a log has no C index to give: what C code wrote would not "
+                        "be in the log; save it, and vecidx.load the file")
+
     def merge(self, other, *, on_conflict="replace", num_threads=None, progress=False):
         """As :meth:`Index.merge`; logged, and so no sooner done than an add of the vectors."""
         self._check_other(other)

@@ -34,7 +34,6 @@ from vecidx._validate import (
     check_threads,
     check_word,
 )
-from vecidx.filters import as_filters
 
 _METRIC_OF_NUMBER = {number: word for word, number in _core.METRICS.items()}
 _DTYPE_OF_NUMBER = {number: word for word, number in _core.DTYPES.items()}
@@ -515,15 +514,6 @@ class Index(Asking, Tending, Saving, Showing):
         return Neighbours(search, check_int(batch, name="batch", low=1, high=MAX_K),
                           check_ef(ef), exact)
 
-    def _as_queries(self, queries, name="queries"):
-        """What the core takes for queries: float32 rows, or bits."""
-        return as_matrix(queries, dim=self._dim, name=name,
-                         dtype="bits" if self._dtype == "bits" else "float32")
-
-    def _as_filters(self, filter, n_queries):
-        """What the core takes for ``filter=``."""
-        return as_filters(filter, self, n_queries)
-
     def get(self, ids):
         """The vectors stored under ids.
 
@@ -638,6 +628,7 @@ class Index(Asking, Tending, Saving, Showing):
     def closed(self):
         """Whether :meth:`close` was called."""
         return self._core.is_closed()
+
 
 def _wrap(core, threads):
     index = Index.__new__(Index)

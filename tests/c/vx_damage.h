@@ -144,7 +144,33 @@ enum { DMG_QUERIES = 5, DMG_MOST_K = 1200 };
 
 static inline float dmg_value(size_t i) { return (float)(vx_hash64(i) % 2001) / 500.0f - 2; }
 
-static inline void dmg_search(vx_index *index, const float *queries, size_t n, size_t k, size_t ef,
+/* Rows that any index of these parameters takes: value i of them all is that of at(i). */
+static inline void *dmg_rows(const vx_params *params, size_t n, size_t (*at)(size_t i, size_t dim))
+{
+    const size_t dim = params->dim, bytes = (dim + 7) / 8;
+    float *rows = calloc(n * dim, sizeof *rows);
+    uint8_t *bits = (uint8_t *)rows;
+    for (size_t i = 0; i < n * dim; i++) {
+        const float value = dmg_value(at(i, dim));
+        if (params->dtype == VX_BITS)
+            bits[i / dim * bytes + i % dim / 8] |= (uint8_t)((value > 0) << (7 - i % dim % 8));
+        else if (params->dtype >= VX_I8)
+            rows[i] = value < 0 ? 1.0f : (float)(int)(value + 1); /* whole numbers */
+        else
+            rows[i] = value;
+    }
+    return rows;
+}
+
+static inline size_t dmg_each(size_t i, size_t dim)
+{
+    (void)dim;
+    return i;
+}
+
+static inline size_t dmg_some_equal(size_t i, size_t dim) { return i % (6 * dim) + 1; }
+
+static inline void dmg_search(vx_index *index, const void *queries, size_t n, size_t k, size_t ef,
                               int exact)
 {
     const vx_search_params params = {k, ef, exact};
@@ -166,10 +192,7 @@ static inline void dmg_ask(vx_index *index, bool may_warm)
     vx_error err;
     uint64_t n = vx_index_count(index), n_labels;
     vx_index_params(index, &params);
-    const size_t floats = DMG_QUERIES * (size_t)params.dim;
-    float *queries = malloc(floats * sizeof *queries);
-    for (size_t i = 0; i < floats; i++)
-        queries[i] = dmg_value(i);
+    void *queries = dmg_rows(&params, DMG_QUERIES, dmg_each);
     dmg_search(index, queries, DMG_QUERIES, 2, 4, 0);
     dmg_search(index, queries, 2, 9, 30, 0);
     dmg_search(index, queries, 1, n < DMG_MOST_K ? (size_t)n + 3 : DMG_MOST_K, 0, 0);
@@ -225,16 +248,15 @@ static inline void dmg_change(vx_index *index)
     vx_label labels[4];
     uint64_t n_labels, n;
     vx_index_params(index, &params);
-    float *rows = malloc(MORE * (size_t)params.dim * sizeof *rows);
-    for (size_t i = 0; i < MORE * (size_t)params.dim; i++)
-        rows[i] = dmg_value(i % (6 * (size_t)params.dim) + 1); /* some are equal */
-    for (size_t i = 0; params.dtype >= VX_I8 && i < MORE * (size_t)params.dim; i++)
-        rows[i] = rows[i] < 0 ? 1.0f : (float)(int)(rows[i] + 1); /* whole numbers */
-    const vx_status st = vx_index_add(index, rows, MORE, NULL, VX_REPLACE, NULL, NULL, NULL, &err);
+    void *rows = dmg_rows(&params, MORE, dmg_some_equal);
+    const vx_dtype given = params.dtype == VX_BITS ? VX_BITS : VX_F32;
+    const vx_status st = vx_index_add_typed(index, given, rows, MORE, NULL, VX_REPLACE, NULL, NULL,
+                                            NULL, &err);
     DMG_MUST(st == VX_OK || st == VX_E_ARG); /* no ids left */
     DMG_MUST(vx_index_labels(index, labels, 4, &n_labels, &err) == VX_OK);
     if (n_labels == 4) {
-        DMG_MUST(vx_index_add(index, rows, 1, labels, VX_REPLACE, NULL, NULL, NULL, &err) == VX_OK);
+        DMG_MUST(vx_index_add_typed(index, given, rows, 1, labels, VX_REPLACE, NULL, NULL, NULL,
+                                    &err) == VX_OK);
         DMG_MUST(vx_index_delete(index, labels + 1, 3, VX_MISSING_ERROR, NULL, &n, &err) == VX_OK);
     }
     dmg_ask(index, true);

@@ -25,6 +25,7 @@
 #define VX_INLINE static __forceinline
 #define VX_NOINLINE __declspec(noinline)
 #define VX_TARGET(features)
+#define VX_EXPORT __declspec(dllexport)
 #define VX_RESTRICT __restrict
 #define VX_ALIGN(n) __declspec(align(n))
 #define VX_LIKELY(x) (x)
@@ -41,6 +42,11 @@
 #define VX_INLINE static inline __attribute__((always_inline))
 #define VX_NOINLINE __attribute__((noinline))
 #define VX_TARGET(features) __attribute__((target(features))) /* beyond the file's flags */
+#if defined(_WIN32)
+#define VX_EXPORT __declspec(dllexport)
+#else
+#define VX_EXPORT __attribute__((visibility("default")))
+#endif
 #define VX_RESTRICT restrict
 #define VX_ALIGN(n) __attribute__((aligned(n)))
 #define VX_LIKELY(x) __builtin_expect(!!(x), 1)

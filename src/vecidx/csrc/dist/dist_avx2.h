@@ -315,12 +315,12 @@ VX_INLINE whole whole_u8_dot(whole acc, const uint8_t *q, const uint8_t *x)
 
 #define BITS(name) bits_##name
 #define BITS_FN VX_INLINE
-typedef __m256i bits;
+typedef __m256i vx_bits;
 
-VX_INLINE bits bits_zero(void) { return _mm256_setzero_si256(); }
-VX_INLINE uint32_t bits_sum(bits a) { return sum_u32_avx2(a); }
+VX_INLINE vx_bits bits_zero(void) { return _mm256_setzero_si256(); }
+VX_INLINE uint32_t bits_sum(vx_bits a) { return sum_u32_avx2(a); }
 
-VX_INLINE void bits_sum_4(bits a0, bits a1, bits a2, bits a3, uint32_t out[4])
+VX_INLINE void bits_sum_4(vx_bits a0, vx_bits a1, vx_bits a2, vx_bits a3, uint32_t out[4])
 {
     const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(a0, a1), _mm256_hadd_epi32(a2, a3));
     _mm_storeu_si128((__m128i *)(void *)out, _mm_add_epi32(_mm256_castsi256_si128(s),
@@ -338,7 +338,7 @@ VX_INLINE __m256i count_bytes_avx2(__m256i x)
         _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(x, 4), low)));
 }
 
-VX_INLINE bits count_avx2(bits acc, __m256i a, __m256i b)
+VX_INLINE vx_bits count_avx2(vx_bits acc, __m256i a, __m256i b)
 {
     const __m256i counts = _mm256_add_epi8(count_bytes_avx2(a), count_bytes_avx2(b));
     return _mm256_add_epi64(acc, _mm256_sad_epu8(counts, _mm256_setzero_si256()));
@@ -349,13 +349,13 @@ VX_INLINE __m256i load_bits_avx2(const char *at)
     return _mm256_load_si256((const __m256i *)(const void *)at);
 }
 
-VX_INLINE bits bits_xor(bits acc, const char *q, const char *x)
+VX_INLINE vx_bits bits_xor(vx_bits acc, const char *q, const char *x)
 {
     return count_avx2(acc, _mm256_xor_si256(load_bits_avx2(q), load_bits_avx2(x)),
                       _mm256_xor_si256(load_bits_avx2(q + 32), load_bits_avx2(x + 32)));
 }
 
-VX_INLINE bits bits_or(bits acc, const char *q, const char *x)
+VX_INLINE vx_bits bits_or(vx_bits acc, const char *q, const char *x)
 {
     return count_avx2(acc, _mm256_or_si256(load_bits_avx2(q), load_bits_avx2(x)),
                       _mm256_or_si256(load_bits_avx2(q + 32), load_bits_avx2(x + 32)));

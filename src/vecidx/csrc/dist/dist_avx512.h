@@ -402,17 +402,17 @@ VX_INLINE whole whole_u8_dot(whole acc, const uint8_t *q, const uint8_t *x)
 
 #define BITS(name) bits_##name
 #define BITS_FN VX_INLINE
-typedef __m512i bits;
+typedef __m512i vx_bits;
 
-VX_INLINE bits bits_zero(void) { return _mm512_setzero_si512(); }
-VX_INLINE uint32_t bits_sum(bits a) { return sum_u32_avx512(a); }
-VX_INLINE void bits_sum_4(bits a0, bits a1, bits a2, bits a3, uint32_t out[4])
+VX_INLINE vx_bits bits_zero(void) { return _mm512_setzero_si512(); }
+VX_INLINE uint32_t bits_sum(vx_bits a) { return sum_u32_avx512(a); }
+VX_INLINE void bits_sum_4(vx_bits a0, vx_bits a1, vx_bits a2, vx_bits a3, uint32_t out[4])
 {
     _mm_storeu_si128((__m128i *)(void *)out, sum4_epi32_avx512(a0, a1, a2, a3));
 }
 
 /* Of each byte, by its halves, from a table. */
-VX_INLINE bits count_avx512(bits acc, __m512i x)
+VX_INLINE vx_bits count_avx512(vx_bits acc, __m512i x)
 {
     const __m512i low = _mm512_set1_epi8(15);
     const __m512i table = _mm512_broadcast_i32x4(
@@ -423,12 +423,12 @@ VX_INLINE bits count_avx512(bits acc, __m512i x)
     return _mm512_add_epi64(acc, _mm512_sad_epu8(counts, _mm512_setzero_si512()));
 }
 
-VX_INLINE bits bits_xor(bits acc, const char *q, const char *x)
+VX_INLINE vx_bits bits_xor(vx_bits acc, const char *q, const char *x)
 {
     return count_avx512(acc, _mm512_xor_si512(_mm512_load_si512(q), _mm512_load_si512(x)));
 }
 
-VX_INLINE bits bits_or(bits acc, const char *q, const char *x)
+VX_INLINE vx_bits bits_or(vx_bits acc, const char *q, const char *x)
 {
     return count_avx512(acc, _mm512_or_si512(_mm512_load_si512(q), _mm512_load_si512(x)));
 }
@@ -442,20 +442,20 @@ VX_INLINE bits bits_or(bits acc, const char *q, const char *x)
 #define BITS(name) vpopcnt_##name
 #define BITS_FN static VPOPCNT
 
-VX_INLINE bits vpopcnt_zero(void) { return _mm512_setzero_si512(); }
-VX_INLINE uint32_t vpopcnt_sum(bits a) { return sum_u32_avx512(a); }
-VX_INLINE void vpopcnt_sum_4(bits a0, bits a1, bits a2, bits a3, uint32_t out[4])
+VX_INLINE vx_bits vpopcnt_zero(void) { return _mm512_setzero_si512(); }
+VX_INLINE uint32_t vpopcnt_sum(vx_bits a) { return sum_u32_avx512(a); }
+VX_INLINE void vpopcnt_sum_4(vx_bits a0, vx_bits a1, vx_bits a2, vx_bits a3, uint32_t out[4])
 {
     bits_sum_4(a0, a1, a2, a3, out);
 }
 
-VX_INLINE VPOPCNT bits vpopcnt_xor(bits acc, const char *q, const char *x)
+VX_INLINE VPOPCNT vx_bits vpopcnt_xor(vx_bits acc, const char *q, const char *x)
 {
     const __m512i both = _mm512_xor_si512(_mm512_load_si512(q), _mm512_load_si512(x));
     return _mm512_add_epi64(acc, _mm512_popcnt_epi64(both));
 }
 
-VX_INLINE VPOPCNT bits vpopcnt_or(bits acc, const char *q, const char *x)
+VX_INLINE VPOPCNT vx_bits vpopcnt_or(vx_bits acc, const char *q, const char *x)
 {
     const __m512i both = _mm512_or_si512(_mm512_load_si512(q), _mm512_load_si512(x));
     return _mm512_add_epi64(acc, _mm512_popcnt_epi64(both));

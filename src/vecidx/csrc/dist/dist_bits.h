@@ -4,7 +4,8 @@
  *
  *   BITS(name)         what the functions are called
  *   BITS_FN            VX_INLINE, or what else they are to be
- *   bits, BITS(zero)() counts of bits
+ *   vx_bits, BITS(zero)()
+ *                      counts of bits
  *   BITS(xor)(acc, q, x), BITS(or)(acc, q, x)
  *                      acc, and the bits set in what the 64 bytes at q and x are together
  *   BITS(sum)(a), BITS(sum_4)(a0, a1, a2, a3, out)
@@ -25,7 +26,7 @@ VX_INLINE float jaccard_of(uint32_t differ, uint32_t any)
 
 BITS_FN float BITS(hamming_1)(const char *q, const char *x, size_t n)
 {
-    bits acc = BITS(zero)();
+    vx_bits acc = BITS(zero)();
     for (size_t i = 0; i < n; i += 64)
         acc = BITS(xor)(acc, q + i, x + i);
     return (float)BITS(sum)(acc);
@@ -34,7 +35,7 @@ BITS_FN float BITS(hamming_1)(const char *q, const char *x, size_t n)
 BITS_FN void BITS(hamming_4)(const char *q, const char *const rows[4], size_t n, float out[4])
 {
     const char *x0 = rows[0], *x1 = rows[1], *x2 = rows[2], *x3 = rows[3];
-    bits a0 = BITS(zero)(), a1 = a0, a2 = a0, a3 = a0;
+    vx_bits a0 = BITS(zero)(), a1 = a0, a2 = a0, a3 = a0;
     uint32_t sums[4];
     for (size_t i = 0; i < n; i += 64) {
         a0 = BITS(xor)(a0, q + i, x0 + i);
@@ -49,7 +50,7 @@ BITS_FN void BITS(hamming_4)(const char *q, const char *const rows[4], size_t n,
 
 BITS_FN float BITS(jaccard_1)(const char *q, const char *x, size_t n)
 {
-    bits differ = BITS(zero)(), any = differ;
+    vx_bits differ = BITS(zero)(), any = differ;
     for (size_t i = 0; i < n; i += 64) {
         differ = BITS(xor)(differ, q + i, x + i);
         any = BITS(or)(any, q + i, x + i);
@@ -60,7 +61,7 @@ BITS_FN float BITS(jaccard_1)(const char *q, const char *x, size_t n)
 BITS_FN void BITS(jaccard_4)(const char *q, const char *const rows[4], size_t n, float out[4])
 {
     const char *x0 = rows[0], *x1 = rows[1], *x2 = rows[2], *x3 = rows[3];
-    bits a0 = BITS(zero)(), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
+    vx_bits a0 = BITS(zero)(), a1 = a0, a2 = a0, a3 = a0, b0 = a0, b1 = a0, b2 = a0, b3 = a0;
     uint32_t differ[4], any[4];
     for (size_t i = 0; i < n; i += 64) {
         a0 = BITS(xor)(a0, q + i, x0 + i);

@@ -277,11 +277,11 @@ VX_INLINE whole whole_u8_dot(whole acc, const uint8_t *q, const uint8_t *x)
 
 #define BITS(name) bits_##name
 #define BITS_FN VX_INLINE
-typedef uint16x8_t bits; /* 64 at most for each of 128 steps                        */
+typedef uint16x8_t vx_bits; /* 64 at most for each of 128 steps                        */
 
-VX_INLINE bits bits_zero(void) { return vdupq_n_u16(0); }
-VX_INLINE uint32_t bits_sum(bits a) { return vaddlvq_u16(a); }
-VX_INLINE void bits_sum_4(bits a0, bits a1, bits a2, bits a3, uint32_t out[4])
+VX_INLINE vx_bits bits_zero(void) { return vdupq_n_u16(0); }
+VX_INLINE uint32_t bits_sum(vx_bits a) { return vaddlvq_u16(a); }
+VX_INLINE void bits_sum_4(vx_bits a0, vx_bits a1, vx_bits a2, vx_bits a3, uint32_t out[4])
 {
     out[0] = bits_sum(a0);
     out[1] = bits_sum(a1);
@@ -291,7 +291,7 @@ VX_INLINE void bits_sum_4(bits a0, bits a1, bits a2, bits a3, uint32_t out[4])
 
 VX_INLINE uint8x16_t load_bits_neon(const char *at) { return vld1q_u8((const uint8_t *)at); }
 
-VX_INLINE bits bits_xor(bits acc, const char *q, const char *x)
+VX_INLINE vx_bits bits_xor(vx_bits acc, const char *q, const char *x)
 {
     uint8x16_t counts = vdupq_n_u8(0);
     for (size_t i = 0; i < 64; i += 16)
@@ -300,7 +300,7 @@ VX_INLINE bits bits_xor(bits acc, const char *q, const char *x)
     return vpadalq_u8(acc, counts);
 }
 
-VX_INLINE bits bits_or(bits acc, const char *q, const char *x)
+VX_INLINE vx_bits bits_or(vx_bits acc, const char *q, const char *x)
 {
     uint8x16_t counts = vdupq_n_u8(0);
     for (size_t i = 0; i < 64; i += 16)

@@ -251,11 +251,11 @@ VX_INLINE whole whole_u8_dot(whole acc, const uint8_t *q, const uint8_t *x)
 
 #define BITS(name) bits_##name
 #define BITS_FN static VX_NOINLINE
-typedef uint32_t bits;
+typedef uint32_t vx_bits;
 
-VX_INLINE bits bits_zero(void) { return 0; }
-VX_INLINE uint32_t bits_sum(bits a) { return a; }
-VX_INLINE void bits_sum_4(bits a0, bits a1, bits a2, bits a3, uint32_t out[4])
+VX_INLINE vx_bits bits_zero(void) { return 0; }
+VX_INLINE uint32_t bits_sum(vx_bits a) { return a; }
+VX_INLINE void bits_sum_4(vx_bits a0, vx_bits a1, vx_bits a2, vx_bits a3, uint32_t out[4])
 {
     out[0] = a0;
     out[1] = a1;
@@ -263,7 +263,7 @@ VX_INLINE void bits_sum_4(bits a0, bits a1, bits a2, bits a3, uint32_t out[4])
     out[3] = a3;
 }
 
-VX_INLINE bits bits_xor(bits acc, const char *q, const char *x)
+VX_INLINE vx_bits bits_xor(vx_bits acc, const char *q, const char *x)
 {
     const uint64_t *a = (const uint64_t *)(const void *)q, *b = (const uint64_t *)(const void *)x;
     for (int i = 0; i < 8; i++)
@@ -271,7 +271,7 @@ VX_INLINE bits bits_xor(bits acc, const char *q, const char *x)
     return acc;
 }
 
-VX_INLINE bits bits_or(bits acc, const char *q, const char *x)
+VX_INLINE vx_bits bits_or(vx_bits acc, const char *q, const char *x)
 {
     const uint64_t *a = (const uint64_t *)(const void *)q, *b = (const uint64_t *)(const void *)x;
     for (int i = 0; i < 8; i++)
