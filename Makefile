@@ -234,7 +234,7 @@ emulated: $(VENV)/.installed $(VENV)/.extra-test
 # C tests with every read and write watched: build, search, filters, save, load, each with allocations
 # that fail.  Valgrind has no AVX-512, which the CPU then does not claim to have, and too little address
 # space for the tests of planes and threads.  Threads of the pool live to the end: no leak.
-VALGRIND_TESTS ?= alloc cpu rows store store_index filter index
+VALGRIND_TESTS ?= alloc cpu rows bits store store_index filter index
 valgrind: $(VALGRIND_TESTS:%=build/c/plain/test_%)
 	@for test in $^; do echo "$$test"; \
 	valgrind -q --error-exitcode=9 --leak-check=full --show-leak-kinds=definite \

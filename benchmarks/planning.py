@@ -20,7 +20,7 @@ from generate import Mixture
 
 import vecidx
 
-MODES = {"none": None, "sq8": "sq8", "auto": "auto"}
+MODES = {"none": None, "sq8": "sq8", "sq4": "sq4", "auto": "auto"}
 
 
 def draw(mixture, n, stream):

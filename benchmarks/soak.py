@@ -206,7 +206,7 @@ def main():
     parser.add_argument("--data", required=True, help="an ann-benchmarks HDF5 file")
     parser.add_argument("--how", choices=HOWS, action="append", help="default: all")
     parser.add_argument("--rows", type=int, help="rows of the index; default: five sixths")
-    parser.add_argument("--quantization", choices=("sq8", "auto"))
+    parser.add_argument("--quantization", choices=("sq8", "sq4", "auto"), help="default: none")
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--share", type=float, default=0.1, help="of the rows, a round")
     parser.add_argument("--ef", type=int, default=64)

@@ -22,7 +22,7 @@ autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False       # others' docstrings are not reStructuredText
 autodoc_typehints = "none"               # the docstrings say it, shapes included
 autodoc_mock_imports = [name for name in ("langchain_core", "llama_index", "haystack", "sklearn",
-                                        "ray", "fsspec", "pyarrow")
+                                        "openTSNE", "txtai", "mteb", "ray", "fsspec", "pyarrow")
                         if importlib.util.find_spec(name) is None]
 napoleon_google_docstring = False
 napoleon_use_rtype = False

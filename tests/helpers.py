@@ -17,13 +17,15 @@ METRICS = ("l2", "ip", "cosine")
 
 # The fast tier, `pytest -m fast`: every kernel, call and file kind once, in seconds even where an
 # emulator or a sanitizer makes them minutes.  It needs nothing but numpy and pytest.
-FAST = ("test_api_bad_input.py", "test_api_conflict.py", "test_api_index.py",
-        "test_capi.py", "test_dist_dtypes.py", "test_dist_kernels.py", "test_golden.py",
-        "test_simd_env.py", "test_store_roundtrip.py", "test_strings.py", "test_threadpoolctl.py")
+FAST = ("test_api_bad_input.py", "test_api_conflict.py", "test_api_index.py", "test_bits.py",
+        "test_capi.py", "test_dist_bits.py", "test_dist_dtypes.py", "test_dist_kernels.py",
+        "test_golden.py", "test_simd_env.py", "test_store_roundtrip.py", "test_strings.py",
+        "test_threadpoolctl.py")
 # In those files, tests of many rows or bytes.
 NOT_FAST = ("test_a_large_quantised_index_comes_back", "test_every_changed_byte_is_noticed",
             "test_every_cut_is_noticed", "test_smallest_and_largest_dim",
-            "test_without_memory_the_index_stays", "test_progress_callable_sees_the_end")
+            "test_the_walk_finds", "test_without_memory_the_index_stays",
+            "test_progress_callable_sees_the_end")
 
 
 def exact_distances(queries, rows, metric):

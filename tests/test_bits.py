@@ -70,8 +70,8 @@ def test_what_does_not_go_together_is_refused():
             ({"metric": "hamming", "dtype": "float32"}, '"bits".*numpy.packbits'),
             ({"metric": "jaccard", "dtype": np.uint8}, "'jaccard' is of packed bits, got 'uint8'"),
             ({"metric": "l2", "dtype": "bits"}, '"hamming" or "jaccard"'),
-            ({"metric": "hamming", "quantization": "auto"}, "quantization: expected None"),
             ({"metric": "hamming", "quantization": "sq8"}, "quantization: expected None"),
+            ({"metric": "jaccard", "quantization": "sq4"}, "as bits are as short"),
             ({"metric": "hamming", "dim": 0}, "dim"), ({"metric": "hamming", "dim": 65_537}, "dim"),
             ({"metric": "hamming", "dtype": "bit"}, "'bits'")):
         with pytest.raises(ValueError, match=says):

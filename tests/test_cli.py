@@ -257,3 +257,27 @@ def test_a_reader_that_stops_reading_is_no_error(built, vectors):
     err = search.stderr.read()
     search.stderr.close()
     assert search.wait(timeout=30) == 0 and err == b""
+
+
+def test_search_of_bits(run, tmp_path, rng):
+    rows = np.packbits(rng.random((300, 20)) < 0.5, axis=1)
+    index = vecidx.Index(20, "hamming")
+    index.add(rows)
+    index.save(tmp_path / "b.vidx")
+    np.save(tmp_path / "q.npy", rows[:5])
+    got = json.loads(ok(run("search", tmp_path / "b.vidx", tmp_path / "q.npy", "-k", 3, "--json")))
+    assert got["ids"] == index.search(rows[:5], 3)[0].tolist()
+    np.save(tmp_path / "wide.npy", np.zeros((5, 20), np.uint8))
+    fails(run("search", tmp_path / "b.vidx", tmp_path / "wide.npy"), "3 bytes of packed bits")
+
+
+def test_search_of_strings(run, tmp_path):
+    index = vecidx.Index(3, ids="str")
+    index.add(np.eye(3), ["one", "two", "drei"])
+    index.save(tmp_path / "s.vidx")
+    np.save(tmp_path / "q.npy", np.eye(3))
+    args = ("search", tmp_path / "s.vidx", tmp_path / "q.npy", "-k", 4)
+    assert ok(run(*args)).splitlines()[2].startswith("2: drei (0)  one (2)")
+    ok(run(*args, "-o", tmp_path / "found.npz"))
+    ids = np.load(tmp_path / "found.npz")["ids"]
+    assert ids[:, 0].tolist() == ["one", "two", "drei"] and ids[0, 3] == ""

@@ -117,6 +117,35 @@ def test_small_ef(index, data):
         check(index, data[2], chosen, lambda ids, m=chosen: m[ids], ef=16, least=0.8)
 
 
+@pytest.mark.parametrize("dtype, metric", [
+    ("float16", "l2"), ("float16", "cosine"), ("bfloat16", "ip"), ("int8", "l2"),
+    ("int8", "cosine"), ("uint8", "l2"), ("uint8", "ip"), ("bits", "hamming"),
+    ("bits", "jaccard")])
+def test_every_dtype(data, dtype, metric):
+    """A walk took all but float32 and codes for bytes under cosine: 1 % were found, at NaN, and
+    memory past the query's end was read."""
+    rows, _, queries = data
+    dim = DIM
+    if dtype == "bits":
+        sides = np.random.default_rng(6).standard_normal((DIM, 256))
+        rows, queries = (np.packbits(part @ sides > 0, axis=1) for part in (rows, queries))
+        dim = 256
+    elif "int" in dtype:
+        low = 0 if dtype == "uint8" else -60
+        rows, queries = (np.clip(np.round(12 * part + low + 60), low, low + 120)
+                         for part in (rows, queries))
+    index = vecidx.Index(dim, metric=metric, dtype=dtype, M=12, ef_construction=60,
+                         quantization=None)
+    index.add(rows)
+    for share in (0.7, 0.3, 0.15):
+        chosen = np.random.default_rng(4).random(N) < share
+        ids, found = index.search(queries, 10, filter=chosen, ef=80)
+        _, distances = index.search(queries, 10, filter=chosen, exact=True)
+        assert_well_formed(ids, found)
+        assert chosen[ids].all()
+        assert recall(found, distances[:, 9]) >= 0.9
+
+
 def test_large_k(index, data):
     chosen = np.random.default_rng(4).random(3 * N) < 0.5
     check(index, data[2][:8], chosen, lambda ids: chosen[ids], k=700)

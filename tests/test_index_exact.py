@@ -113,3 +113,35 @@ def test_inner_products_of_rows_that_differ_in_length(sigma):
     assert index.check() == {"unreachable": 0}
     index.delete(np.argsort(np.linalg.norm(rows, axis=1))[-200:])
     assert index.check() == {"unreachable": 0}
+
+
+@pytest.mark.parametrize("chunk", [2_000, 10_000])
+def test_groups_far_apart(chunk):
+    """Rows of a batch far from the graph chose one another only, and each batch was an island:
+    recall 0.90 of the second group."""
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((60, 48))
+
+    def group(n, shift):
+        return (centres[rng.integers(0, 60, n)] + 0.4 * rng.standard_normal((n, 48))
+                + shift).astype(np.float32)
+
+    index = vecidx.Index(48, M=12, ef_construction=60, quantization=None)
+    for shift in (0, 10):
+        for rows in np.split(group(10_000, shift), range(chunk, 10_000, chunk)):
+            index.add(rows)
+    assert index.check() == {"unreachable": 0}
+    for shift in (0, 10):
+        queries = group(200, shift)
+        kth = index.search(queries, 10, exact=True)[1][:, 9]
+        assert recall(index.search(queries, 10, ef=80)[1], kth) > 0.985
+
+
+def test_small_adds_by_inner_products_cut_nothing_off(rng):
+    """The longest rows are near all others, and few of those keep a link from them."""
+    rows = rng.integers(0, 256, (800, 33))
+    index = vecidx.Index(33, "ip", dtype="uint8", M=8, ef_construction=40)
+    index.add(rows[:600])
+    for at in range(600, 800, 2):
+        index.add(rows[at:at + 2])
+        assert index.check() == {"unreachable": 0}

@@ -46,7 +46,7 @@ def test_a_scatter_is_near_what_was_measured(point):
 
 @pytest.mark.parametrize(("dim", "metric", "quantization"), [
     (64, "l2", None), (100, "cosine", None), (300, "l2", "sq8"), (300, "cosine", "auto"),
-    (64, "l2", "auto")])
+    (64, "l2", "auto"), (300, "cosine", "sq4"), (100, "l2", "sq4")])
 def test_bytes_of_a_row_are_those_of_an_index(dim, metric, quantization):
     index = vecidx.Index(dim, metric, quantization=quantization, ef_construction=20)
     rows = np.random.default_rng(0).standard_normal((20_000, dim), dtype=np.float32)

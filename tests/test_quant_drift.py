@@ -54,6 +54,18 @@ def test_rows_outside_what_codes_span(word, shift, chunk):
     np.testing.assert_array_equal(index.get(ids), np.concatenate(parts)[ids])
 
 
+@pytest.mark.parametrize("n_far", [3_000, 10_000])
+def test_groups_too_far_apart_for_half_a_byte(n_far):
+    """One step for all: half bytes told too few of a group's rows apart, and a search at
+    ef 80 found 0.73 to 0.83 of what is nearest, by the vectors 0.90."""
+    rows = np.concatenate([clustered(1, 10_000), clustered(2, n_far, 10)])
+    index = build([rows], "sq4")
+    assert not index.stats()["quantized"]
+    check(index, [rows], clustered(3, 150, 10))
+    assert build([rows], "sq8").stats()["quantized"]
+    assert build([clustered(1, 10_000)], "sq4").stats()["quantized"]
+
+
 def test_a_renewed_codec_depends_on_no_threads():
     parts = [clustered(1, 10_000), *np.split(clustered(2, 600, 10), 10)]
     queries = clustered(3, 60, 10)
@@ -120,6 +132,44 @@ def test_compact_trains_anew(word):
     index.compact()
     assert index.stats()["free"] == 0
     check(index, [rows], clustered(3, 150), slack=0.01)
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_rows_outside_are_known_after_a_compaction(word):
+    """Too few rows are left to train anew: those that lay outside have other places."""
+    index = build([clustered(1, 11_000), clustered(2, 30, 10)], word)
+    index.delete(np.arange(8_000))
+    index.compact()
+    for seed in range(3):
+        index.add(clustered(3 + seed, 700, 10))
+    assert index.check() == {"unreachable": 0}
+    rows = index.get(index.ids())
+    queries = clustered(9, 150, 10)
+    assert recall(index.search(queries, 10, ef=80)[1], exact_kth(queries, rows, "l2", 10)) > 0.98
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_all_deleted_and_filled_again(word):
+    """Rows in the places of dead ones were not among those that codes are tried on: with no
+    others there, the codes were given up."""
+    index = build([clustered(1, 10_500)], word)
+    index.delete(index.ids())
+    index.add(clustered(2, 10_500))
+    assert index.stats()["quantized"]
+    check(index, [clustered(2, 10_500)], clustered(3, 150))
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_deleted_row_says_nothing_of_lengths(word):
+    """Under "ip" the longest row says how far codes reach: one that was dead did too."""
+    rows = clustered(7, 10_500)
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows[-1] *= 30
+    index = vecidx.Index(DIM, "ip", quantization=word, M=8, ef_construction=40)
+    index.add(rows)
+    index.delete(len(rows) - 1)
+    index.compact()
+    assert index.stats()["quantized"]
 
 
 def test_searches_go_on():

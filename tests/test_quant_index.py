@@ -335,7 +335,8 @@ def test_small_whole_numbers_are_their_codes(rng):
 def test_what_it_says_of_itself(word, rng):
     index = vecidx.Index(64, quantization=word)
     assert index.quantization == word and repr(word) in repr(index)
-    assert vecidx.Index(4).quantization is None
+    assert vecidx.Index(4).quantization == "auto"
+    assert vecidx.Index(4, "hamming").quantization is None
     index.add(clustered(rng, 200, 64))
     assert index.stats()["quantized"] is False
     assert [index.memory()[part] for part in ("codes", "ranks", "sketches")] == [0, 0, 0]
@@ -448,3 +449,46 @@ def test_large_sets(large_sets):
             for ef in (20, 64, 200):
                 floor = recall(plain.search(queries, ef=ef)[1], kth) - 0.005
                 assert recall(index.search(queries, ef=ef)[1], kth) >= floor, (path, word, ef)
+
+
+def even_rows(dtype, dim, metric):
+    """Rows of ten dimensions of their own, as the dtype holds them."""
+    rng = np.random.default_rng(dim)
+    spread = np.random.default_rng(1).standard_normal((10, dim)) * 10
+    rows = rng.standard_normal((10_100, 10)) @ spread + 3 * rng.standard_normal((10_100, dim))
+    if metric == "ip":                              # of one length, or there are no codes
+        rows *= 25 * dim**0.5 / np.linalg.norm(rows, axis=1, keepdims=True)
+    if dtype == "uint8":
+        rows = np.clip(np.rint(rows + 128 if metric != "ip" else np.abs(rows)), 0, 255)
+    if dtype == "int8":
+        rows = np.clip(np.rint(rows), -128, 127)
+    return rows.astype(np.float32)
+
+
+@pytest.mark.parametrize(("dtype", "dim", "used"), [
+    ("float32", 16, False), ("float32", 17, True), ("float16", 32, False), ("float16", 33, True),
+    ("bfloat16", 32, False), ("bfloat16", 33, True), ("int8", 64, False), ("int8", 65, True),
+    ("uint8", 64, False), ("uint8", 65, True)])
+def test_half_bytes_where_they_are_shorter(dtype, dim, used):
+    """A code that takes as many lines of 64 bytes as a row is not used."""
+    index = make(even_rows(dtype, dim, "l2"), "sq4", dtype=dtype, M=4, ef_construction=8)
+    assert index.stats()["quantized"] == used
+    assert (index.memory()["codes"] > 0) == used
+
+
+@pytest.mark.parametrize(("dtype", "dim", "metric"), [
+    ("float32", 17, "l2"), ("float32", 40, "ip"), ("float32", 64, "cosine"),
+    ("float16", 40, "cosine"), ("float16", 64, "ip"), ("bfloat16", 48, "ip"),
+    ("int8", 70, "cosine"), ("int8", 100, "ip"), ("uint8", 130, "l2"), ("uint8", 90, "cosine")])
+def test_half_bytes_of_every_dtype(dtype, dim, metric):
+    """They find what vectors find at equal ef."""
+    rows = even_rows(dtype, dim, metric)
+    rows, queries = rows[:-100], rows[-100:]
+    found = {}
+    for word in (None, "sq4"):
+        index = make(rows, word, metric, dtype=dtype, M=8, ef_construction=40)
+        kth = index.search(queries, 10, exact=True)[1][:, 9]
+        distances = index.search(queries, 10, ef=60)[1]
+        found[word] = (distances <= kth[:, None] + 1e-5 * np.abs(kth[:, None]) + 1e-6).mean()
+    assert sound(index).stats()["quantized"]
+    assert found["sq4"] >= found[None] - 0.01, found

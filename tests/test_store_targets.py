@@ -160,7 +160,7 @@ def test_inspect_says_what_is_there(index, tmp_path):
     assert found["format_version"] == 1
     assert (found["rows"], found["deleted"], found["dim"]) == (700, 3, 12)
     assert (found["metric"], found["M"], found["ef_construction"]) == (index.metric, 5, 40)
-    assert (found["dtype"], found["quantization"], found["seed"]) == ("float32", "none", 0)
+    assert (found["dtype"], found["quantization"], found["seed"]) == ("float32", "auto", 0)
     assert found["file_bytes"] == (tmp_path / "x").stat().st_size
     sections = found["sections"]
     assert ("norms" in sections) == (index.metric == "cosine")

@@ -203,3 +203,8 @@ def test_a_forged_table_is_refused(built):
                 strings.pack({3: "a", 5: "b"}).replace(b"b", b"a")):    # twice
         with pytest.raises(vecidx.IndexFormatError, match="section 'names'"):
             strings.unpack(bad)
+
+
+def test_no_c_code_adds_what_has_no_name(built):
+    with pytest.raises(TypeError, match="of strings has no C index"):
+        built[0].__vecidx_index__()

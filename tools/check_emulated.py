@@ -5,8 +5,7 @@
 With the interpreter that has vecidx installed, on x86-64 Linux: as a CPU without AVX, one with AVX
 that the kernels cannot use, and one with AVX2 but no AVX-512, the import must choose the level
 given below, wheels/smoke.py and the fast tier must pass.  Then C tests as 64-bit Arm: of kernels,
-dtypes,
-files and searches.  --short: not the fast tier.
+dtypes, bits, files and searches.  --short: not the fast tier.
 
 Emulation proves choices and results, never speed; qemu knows no AVX-512, whose two levels
 the suite runs apart from one another by VECIDX_SIMD on CPUs that have both.
@@ -30,7 +29,7 @@ CPUS = {"Nehalem": "scalar", "SandyBridge": "scalar", "Haswell": "avx2"}
 # C tests for Arm: program -> parts of names of tests, none: all.  `make test-arm64` runs every
 # one, also those of threads, address space and training, which are too much for an emulator.
 ARM_TESTS = {
-    "alloc": (), "cpu": (),
+    "alloc": (), "bits": (), "cpu": (),
     "dtypes": ("forms", "what_is", "allocations"),
     "quant": ("at_every_level", "half", "whole", "clipped"),
     "index": ("every_level", "by_label", "alike", "padded"),

@@ -127,11 +127,15 @@ def has_level(level):
 
 
 # Tests of what lies above the kernels or beside them: at the newest level only.
-ONCE = ("cluster", "ecosystem", "test_bench_*", "test_check_prefetch.py", "test_cli.py",
-        "test_compat_*", "test_convert.py", "test_docs.py", "test_durable.py", "test_examples.py",
-        "test_layout.py", "test_neighbors.py", "test_plan.py", "test_profile_tools.py",
+ONCE = ("cluster", "ecosystem", "test_api_bad_input.py", "test_api_conflict.py",
+        "test_api_interrupt.py", "test_api_threads.py", "test_bench_*", "test_capi.py",
+        "test_check_prefetch.py", "test_cli.py", "test_compat_*", "test_convert.py",
+        "test_docs.py", "test_durable.py", "test_examples.py", "test_layout.py",
+        "test_living_compact.py", "test_living_merge.py", "test_living_threads.py",
+        "test_living_upsert.py", "test_neighbors.py", "test_plan.py", "test_profile_tools.py",
         "test_ray_logic.py", "test_readers.py", "test_readme.py", "test_run_checks.py",
-        "test_store_disk.py", "test_store_targets.py", "test_stores.py")
+        "test_showing.py", "test_store_disk.py", "test_store_targets.py", "test_stores.py",
+        "test_strings.py", "test_threadpoolctl.py", "test_wheels.py")
 
 
 def python_tests():

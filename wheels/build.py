@@ -88,10 +88,13 @@ def python_headers():
     Distributions put one there that includes another by architecture, which for a target
     of the same word size says the same.
     """
-    target = WORK / "include"
+    given, target = Path(sysconfig.get_path("include")), WORK / "include"
     shutil.rmtree(target, ignore_errors=True)
-    shutil.copytree(sysconfig.get_path("include"), target)
-    shutil.copy(sysconfig.get_config_h_filename(), target / "pyconfig.h")
+    shutil.copytree(given, target)
+    machine = sysconfig.get_config_var("MULTIARCH") or ""
+    config = given.parent / machine / given.name / "pyconfig.h"
+    shutil.copy(config if config.is_file() else sysconfig.get_config_h_filename(),
+                target / "pyconfig.h")
     return target
 
 

@@ -86,7 +86,8 @@ class Tending:
         Returns
         -------
         dict
-            ``unreachable``: rows that no search can come upon, 0 in a sound index.
+            ``unreachable``: rows that no walk can come upon.  A few may follow an add that
+            is small against the index; later adds, or ``repair=True``, link them.
 
         Raises
         ------

@@ -292,10 +292,13 @@ def check_quantization(quantization, dtype):
     """The word for what the graph is walked on, or None."""
     if quantization is None:
         return None
-    if dtype == "bits":
-        raise ValueError(f"quantization: expected None, as bits are as short as codes get, "
-                         f"got {quantization!r}")
-    return check_word(quantization, name="quantization", known=("auto", "sq8", "sq4"))
+    word = check_word(quantization, name="quantization", known=("auto", "sq8", "sq4"))
+    if dtype != "bits":
+        return word
+    if word != "auto":
+        raise ValueError(f"quantization: expected None or 'auto', as bits are as short as codes "
+                         f"get, got {quantization!r}")
+    return None
 
 
 def as_path(path):

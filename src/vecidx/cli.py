@@ -97,11 +97,14 @@ def convert_command(args):
 
 def search_command(args):
     index = vecidx.load(args.index)
+    is_bits = str(index.dtype) == "bits"
+    columns = index.get([]).shape[1]
     with open_vectors(args.queries, args.key) as file:
-        if file.dim != index.dim:
+        if file.dim != columns:
             raise ReaderError(f"{args.queries}: {file.dim} columns; {args.index} "
-                              f"has dim {index.dim}")
-        queries = file.read(0, args.first)
+                              f"has dim {index.dim}" + (f", {columns} bytes of packed bits"
+                                                        if is_bits else ""))
+        queries = file.read(0, args.first, packed=is_bits)
     start = time.perf_counter()
     ids, distances = index.search(queries, k=args.k, ef=args.ef, exact=args.exact,
                                   num_threads=args.threads)
@@ -110,7 +113,7 @@ def search_command(args):
     if args.output:
         # An open file, so that NumPy adds no suffix of its own.
         with open(args.output, "wb") as out:
-            np.savez(out, ids=ids, distances=distances)
+            np.savez(out, ids=_without_objects(ids), distances=distances)
         report["output"] = args.output
         _print(args, report, lambda: f"{args.output}: ids and distances of {len(ids):,} queries, "
                                      f"{seconds:.3f} s")
@@ -120,8 +123,14 @@ def search_command(args):
                            for row in distances]
     _print(args, report, lambda: "\n".join(
         f"{row}: " + ("  ".join(f"{i} ({d:.4g})" for i, d in zip(ids[row], distances[row])
-                                if i >= 0) or "nothing")
+                                if np.isfinite(d)) or "nothing")
         for row in range(len(ids))))
+
+
+def _without_objects(ids):
+    """Strings as an array that loads without pickle, "" for a missing neighbour."""
+    return ids if ids.dtype != object else np.array(
+        ["" if one is None else one for one in ids.ravel().tolist()], str).reshape(ids.shape)
 
 
 def info_command(args):

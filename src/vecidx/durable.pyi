@@ -31,7 +31,7 @@ def open(
     dtype: DTypeLike | Literal["bfloat16", "bits"] | None = None,
     M: int = 16,
     ef_construction: int = 200,
-    quantization: None = None,
+    quantization: Literal["auto", "sq8", "sq4"] | None = "auto",
     seed: int = 0,
     capacity: int = 0,
 ) -> DurableIndex: ...

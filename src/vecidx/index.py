@@ -69,20 +69,21 @@ class Index(Asking, Tending, Saving, Showing):
         (about ``8 * M`` bytes a row) and build time.
     ef_construction : int
         Size of the candidate list when a row is linked, 1 to 65,536; the walk
-        of a build expands the nearest five eighths of it.  More raises recall
+        of a build expands the nearest half of it.  More raises recall
         and build time, not memory.
-    quantization : {None, "sq8", "sq4", "auto"}
-        What searches compare on their way.  None: the vectors.  ``"sq8"``: codes
-        of one byte a value.  ``"sq4"``: of half a byte.  ``"auto"``: codes, and
-        where they pay, shorter ones and a sketch of each link, which tells most
-        neighbours apart unread: the fastest, for about ``dim + 36 * M`` bytes a
-        vector more, and 128 from 256 dimensions on; ``dim`` fewer where `dtype` is
-        not float32, since such vectors do for codes.  The vectors stay: the nearest
+    quantization : {"auto", None, "sq8", "sq4"}
+        What searches compare on their way.  ``"auto"``: codes, and where they pay,
+        shorter ones and a sketch of each link, which tells most neighbours apart
+        unread: the fastest, for about ``dim + 36 * M`` bytes a vector more, and 128
+        from 256 dimensions on; ``dim`` fewer where `dtype` is not float32, since
+        such vectors do for codes.  ``"sq8"``: codes of one byte a value.  ``"sq4"``:
+        of half a byte.  None: the vectors.  The vectors stay: the nearest
         are compared again by them, and distances are theirs.  Codes are trained
         once there are 10,000 vectors, and again when later ones are unlike those;
         where they would be no shorter (16 dimensions and less; "sq8" of vectors of
-        bytes) or would find less (clusters too tight for a byte, ``"ip"`` of vectors
-        of uneven length), the vectors go on being compared.  Bits take None only.
+        bytes, "sq4" of up to 64 of those) or would find less (clusters too tight for
+        a byte, groups too far apart for half of one, ``"ip"`` of vectors of uneven
+        length), the vectors go on being compared.  Bits have no codes.
     seed : int
         Of the random layers, 0 to 2**64 - 1.  The same rows in the same calls
         with the same seed give the same graph, whatever the number of threads,
@@ -130,7 +131,7 @@ class Index(Asking, Tending, Saving, Showing):
         return object.__new__(cls)
 
     def __init__(self, dim, metric="l2", *, dtype=None, M=16, ef_construction=200,
-                 quantization=None, seed=0, num_threads=None, capacity=0, ids="int"):
+                 quantization="auto", seed=0, num_threads=None, capacity=0, ids="int"):
         dim = check_int(dim, name="dim", low=1, high=MAX_DIM)
         metric = check_word(metric, name="metric", known=tuple(_core.METRICS))
         dtype = check_dtype(dtype, metric)
@@ -604,7 +605,9 @@ class Index(Asking, Tending, Saving, Showing):
 
     @property
     def quantization(self):
-        """What was asked for: None, ``"sq8"`` or ``"auto"``; :meth:`stats` has what is in use."""
+        """What was asked for: ``"auto"``, ``"sq8"``, ``"sq4"`` or None, as of bits; :meth:`stats`
+        has what is in use.
+        """
         return self._quantization
 
     @property

@@ -20,7 +20,7 @@ class Index:
         dtype: DTypeLike | Literal["bfloat16", "bits"] | None = None,
         M: int = 16,
         ef_construction: int = 200,
-        quantization: Literal["sq8", "auto"] | None = None,
+        quantization: Literal["auto", "sq8", "sq4"] | None = "auto",
         seed: int = 0,
         num_threads: int | None = None,
         capacity: int = 0,
@@ -156,7 +156,7 @@ class Index:
     @property
     def ef_construction(self) -> int: ...
     @property
-    def quantization(self) -> Literal["sq8", "auto"] | None: ...
+    def quantization(self) -> Literal["auto", "sq8", "sq4"] | None: ...
     @property
     def seed(self) -> int: ...
     @property

@@ -13,7 +13,7 @@ METRICS = {"euclidean": "l2", "l2": "l2", "sqeuclidean": "l2", "cosine": "cosine
 
 
 def knn(X, k, *, metric="euclidean", include_self=True, ef=None, M=16, ef_construction=200,
-        quantization=None, seed=0, num_threads=None):
+        quantization="auto", seed=0, num_threads=None):
     """The k nearest rows of each row.
 
     Parameters
@@ -48,7 +48,7 @@ def knn(X, k, *, metric="euclidean", include_self=True, ef=None, M=16, ef_constr
 
 
 def distance_graph(X, k, *, metric="euclidean", ef=None, M=16, ef_construction=200,
-                   quantization=None, seed=0, num_threads=None):
+                   quantization="auto", seed=0, num_threads=None):
     """The distances of near rows as one connected graph, for clustering.
 
     HDBSCAN, by itself or scikit-learn's, takes it as ``metric="precomputed"``, with

@@ -62,12 +62,12 @@ class VectorFile:
     def dim(self):
         return self.shape[1]
 
-    def read(self, start=0, stop=None):
+    def read(self, start=0, stop=None, *, packed=False):
         """Rows start to stop as float32 (and float64 where that is what the file holds,
-        so that values beyond float32 are still seen)."""
+        so that values beyond float32 are still seen); as they are where bits are wanted."""
         stop = len(self) if stop is None else min(stop, len(self))
         array = np.asarray(self._read(start, stop))
-        return array if array.dtype.kind == "f" and array.itemsize > 4 else \
+        return array if packed or (array.dtype.kind == "f" and array.itemsize > 4) else \
             array.astype(np.float32, copy=False)
 
     def chunks(self, rows=None):

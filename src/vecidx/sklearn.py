@@ -34,7 +34,7 @@ class _Neighbors(BaseEstimator):
     """What the estimators share: an index of the rows they were fitted to."""
 
     def __init__(self, n_neighbors=5, *, metric="euclidean", ef=None, M=16, ef_construction=200,
-                 quantization=None, random_state=0, n_jobs=None):
+                 quantization="auto", random_state=0, n_jobs=None):
         self.n_neighbors = n_neighbors
         self.metric = metric
         self.ef = ef
@@ -120,7 +120,7 @@ class VecidxTransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, _Neig
     """
 
     def __init__(self, *, mode="distance", n_neighbors=5, metric="euclidean", ef=None, M=16,
-                 ef_construction=200, quantization=None, random_state=0, n_jobs=None):
+                 ef_construction=200, quantization="auto", random_state=0, n_jobs=None):
         super().__init__(n_neighbors, metric=metric, ef=ef, M=M, ef_construction=ef_construction,
                          quantization=quantization, random_state=random_state, n_jobs=n_jobs)
         self.mode = mode
@@ -200,7 +200,7 @@ class _Voting(_Neighbors):
     """Neighbours with weights: ``"uniform"``, ``"distance"``, or a function of the distances."""
 
     def __init__(self, n_neighbors=5, *, weights="uniform", metric="euclidean", ef=None, M=16,
-                 ef_construction=200, quantization=None, random_state=0, n_jobs=None):
+                 ef_construction=200, quantization="auto", random_state=0, n_jobs=None):
         super().__init__(n_neighbors, metric=metric, ef=ef, M=M, ef_construction=ef_construction,
                          quantization=quantization, random_state=random_state, n_jobs=n_jobs)
         self.weights = weights

@@ -241,6 +241,10 @@ class StringIndex(Index):
         names = self._names
         return self._strings_of(super().ids(), names)
 
+    def __vecidx_index__(self):
+        raise TypeError("an index of strings has no C index to give: what C code added would have "
+                        "no names; use an index with numbers for ids")
+
     # ---- files ----------------------------------------------------------------
 
     def _keep_names(self):

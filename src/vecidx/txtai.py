@@ -17,7 +17,7 @@ __all__ = ["Vecidx"]
 
 class Vecidx(ANN):
     """txtai's ANN, with the settings ``m``, ``efconstruction``, ``efsearch``, ``quantization``
-    (None, "sq8" or "auto") and ``randomseed`` under the word ``vecidx``.
+    ("auto", "sq8", "sq4" or None) and ``randomseed`` under the word ``vecidx``.
     """
 
     def load(self, path):
@@ -27,7 +27,7 @@ class Vecidx(ANN):
     def index(self, embeddings):
         """Begin anew with these rows, of ids 0, 1, ..."""
         m, efconstruction = self.setting("m", 16), self.setting("efconstruction", 200)
-        quantization, seed = self.setting("quantization"), self.setting("randomseed", 100)
+        quantization, seed = self.setting("quantization", "auto"), self.setting("randomseed", 100)
         self.config["metric"] = "ip"             # of normalised rows, which txtai's are: the cosine
         self.backend = vecidx.Index(self.config["dimensions"], "ip", M=m,
                                     ef_construction=efconstruction, quantization=quantization,

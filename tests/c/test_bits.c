@@ -1,7 +1,9 @@
 /* test_bits.c - forms of packed bits, and indexes of them, under the sanitizers. */
 #include "base/vx_alloc.h"
 #include "base/vx_rng.h"
+#include "dist/dist.h"
 #include "dist/dist_form.h"
+#include "hnsw/hnsw_ops.h"
 #include "vx_test.h"
 
 #include <math.h>
@@ -118,4 +120,38 @@ VX_TEST(bits_go_with_their_metrics_only)
     bad = good;
     bad.quantization = VX_QUANT_AUTO;
     CHECK(vx_index_new(&bad, &index, &err) == VX_E_ARG);
+}
+
+/* A CPU of the level without the instruction takes the table of half bytes: the same counts. */
+VX_TEST(both_ways_of_counting_at_the_level_that_has_them)
+{
+    const int plain[] = {VX_KIND_BITS_HAMMING, VX_KIND_BITS_JACCARD};
+    const int counted[] = {VX_KIND_VPOPCNT_HAMMING, VX_KIND_VPOPCNT_JACCARD};
+    enum { ROWS = 9 };
+    for (int level = 0; level < VX_N_LEVELS; level++) {
+        if (!vx_level_runs((vx_level)level))
+            continue;
+        const vx_metric_ops *ops = vx_ops_of((vx_level)level)->kind;
+        const bool has_both = level == VX_AVX512VNNI && vx_cpu_has_vpopcnt();
+        for (size_t metric = 0; metric < 2; metric++) {
+            CHECK(vx_kind_ops((vx_level)level, plain[metric]) ==
+                  &ops[has_both ? counted[metric] : plain[metric]]);
+            if (!has_both)
+                continue;
+            for (size_t bytes = VX_LINE; bytes <= 40 * VX_LINE; bytes += 13 * VX_LINE) {
+                uint8_t *rows = make_rows(ROWS + 1, (uint32_t)(8 * bytes));
+                vx_slot slots[ROWS];
+                float by_table[ROWS], by_instruction[ROWS];
+                for (vx_slot i = 0; i < ROWS; i++)
+                    slots[i] = i;
+                const uint8_t *query = rows + ROWS * bytes;
+                ops[plain[metric]].many(query, rows, bytes, slots, ROWS, by_table);
+                ops[counted[metric]].many(query, rows, bytes, slots, ROWS, by_instruction);
+                CHECK(memcmp(by_table, by_instruction, sizeof by_table) == 0);
+                for (size_t i = 0; metric == 0 && i < ROWS; i++)
+                    CHECK(by_table[i] == (float)differing(rows + i * bytes, query, bytes));
+                vx_free(rows);
+            }
+        }
+    }
 }

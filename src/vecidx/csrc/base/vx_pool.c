@@ -150,7 +150,7 @@ static bool tick_says_stop(const vx_run *run, uint64_t done, uint64_t total)
         return false;
     if (!vx_tick_is_due(last_tick_ns))
         return false;
-    const int stop = run->tick(run->tick_arg, done, total);
+    const int stop = run->tick(run->tick_arg, total > 0 ? done : 0, total);
     last_tick_ns = vx_now_ns();
     return stop != 0;
 }

@@ -20,9 +20,9 @@ typedef void (*vx_pool_fn)(void *arg, size_t begin, size_t end, unsigned who);
  *
  * run->tick, if any, is called on the calling thread between its pieces when at
  * least 20 ms have passed since the last call (of this loop or the one before),
- * with done0 + items finished so far, and also while the caller waits for
- * helpers.  If it returns other than 0
- * the pieces not yet begun are dropped, and VX_E_INTERRUPTED comes back.
+ * with done0 + items finished so far (0 of work that has no total), and also while
+ * the caller waits for helpers.  If it returns other than 0 the pieces not yet begun
+ * are dropped, and VX_E_INTERRUPTED comes back.
  *
  * Pieces are handed out in rising order, but nothing may depend on which thread
  * gets which. */

@@ -74,7 +74,7 @@ static void widen(vx_dtype dtype, const void *row, size_t begin, size_t n, float
         for (size_t i = 0; i < n; i++)
             out[i] = (float)((const uint8_t *)row)[begin + i];
         return;
-    case VX_BITS: return;
+    case VX_BITS: memset(out, 0, n * sizeof *out); return; /* never asked for */
     }
 }
 

@@ -105,6 +105,18 @@ void vx_ctx_release(vx_ctx *ctx);
 /* Room for a walk with a pool of `ef` over `n` slots: false if there is no memory. */
 bool vx_ctx_fit(vx_ctx *ctx, const vx_view *view, size_t n, size_t ef);
 
+/* Put a key into the pool, which keeps the nearest `ef`. */
+VX_INLINE void vx_ctx_offer(vx_ctx *ctx, size_t ef, vx_key key)
+{
+    size_t at = ctx->n_pool;
+    if (at == ef && key >= ctx->pool[at - 1])
+        return;
+    at = ctx->n_pool < ef ? ctx->n_pool++ : ef - 1;
+    for (; at > 0 && ctx->pool[at - 1] > key; at--)
+        ctx->pool[at] = ctx->pool[at - 1];
+    ctx->pool[at] = key;
+}
+
 /* Empty the visited set. */
 void vx_ctx_forget(vx_ctx *ctx);
 

@@ -237,6 +237,7 @@ struct mend {
     vx_slot *suspects;
     uint8_t *is_cut;
     size_t n_suspects;
+    uint32_t n_spare; /* vx_spare_links */
 };
 
 static bool has_bit(const uint64_t *bits, vx_slot slot)
@@ -382,7 +383,7 @@ static void look_around(struct mend *m, vx_slot dead, vx_ctx *ctx)
         const size_t ef = layer == 0 ? LOOK_EF : LOOK_EF_UPPER;
         ctx->pool[0] = vx_key_of(m->space.ops->pair(vector, vector, m->space.row_bytes), dead);
         ctx->n_pool = 1;
-        m->space.ops->walk(&m->space, vector, view, m->n, layer, ef, ef, vx_view_row_links(view, layer), ctx);
+        m->space.ops->walk(&m->space, vector, view, m->n, layer, ef, ef, ctx);
         vx_ctx_forget(ctx);
         for (size_t i = 0; i < ctx->n_pool; i++)
             set_bit(m->is_near, vx_key_slot(ctx->pool[i]));
@@ -425,7 +426,7 @@ static void in_link_piece(void *arg, size_t begin, size_t end, unsigned who)
     struct mend *m = arg;
     (void)who;
     for (size_t i = begin; i < end; i++)
-        m->is_cut[i] = !vx_has_in_link(m->view, m->suspects[i], VX_NO_SLOT);
+        m->is_cut[i] = vx_is_cut_off(m->view, m->n_spare, m->suspects[i]);
 }
 
 /* After an interruption too: some rows are mended then. */
@@ -444,12 +445,12 @@ static bool keep_in_links(struct mend *m)
     for (vx_slot slot = 0; slot < m->n; slot++)
         if (has_bit((const uint64_t *)(const void *)m->is_suspect, slot))
             m->suspects[m->n_suspects++] = slot;
-    const uint32_t n_spare = vx_spare_links(m->graph, m->view);
+    m->n_spare = vx_spare_links(m->graph, m->view);
     const vx_run quiet = {m->run.num_threads, NULL, NULL};
     vx_pool_run(m->n_suspects, 64, &quiet, 0, 0, in_link_piece, m);
     for (size_t i = 0; i < m->n_suspects; i++)
-        if (m->is_cut[i] && !vx_has_in_link(m->view, m->suspects[i], VX_NO_SLOT))
-            vx_force_in_link(&m->space, m->view, NULL, n_spare, m->suspects[i]);
+        if (m->is_cut[i] && vx_is_cut_off(m->view, m->n_spare, m->suspects[i]))
+            vx_force_in_link(&m->space, m->view, NULL, m->n_spare, m->suspects[i]);
     return true;
 }
 

@@ -92,7 +92,8 @@ VX_INLINE void filtered_body(const vx_space *space, const char *query, const vx_
         gather_allowed(view, n, allowed->nodes, here, ahead, ctx, &fresh);
         if (cursor < n_pool)
             fetch_links(view, vx_key_slot(pool[cursor]), 0);
-        many_body(query, space->rows, space->row_bytes, fresh.slots, fresh.n, fresh.dists, kind);
+        space_many(space, query, space->rows, space->row_bytes, fresh.slots, fresh.n, fresh.dists,
+                   kind);
         for (size_t i = 0; i < fresh.n; i++) {
             const vx_key key = vx_key_of(fresh.dists[i], fresh.slots[i]);
             if (n_pool == ef && key >= pool[ef - 1])

@@ -10,8 +10,8 @@
  *   depends on the rows, their order, the parameters and the batch boundaries,
  *   never on the number of threads; and no lock is taken anywhere.
  *   (Batch-synchronous insertion: ParlayANN, arXiv:2305.04359; comparing within
- *   the batch, instead of keeping early batches tiny, is ours: at 512 rows it
- *   costs about 3 % of an insertion.)
+ *   the batch, instead of keeping early batches tiny, is ours, and about 3 % of
+ *   an insertion.)
  * - The walks of a build are shorter than those of a search (build_share).
  * - Layer-0 rows may choose up to 2M neighbours, not M, and are filled up with
  *   the nearest of those passed over (hnsw_select.c).
@@ -24,7 +24,7 @@
  *   search   each new row: descend, walk, compare with its batch, choose links
  *   again    where the batch was cut short: rows searched choose among those left
  *   twins    rows that equal a node are taken out (on the caller)
- *   scatter  links back -> 64 partitions by target row (on the caller)
+ *   scatter  (hnsw_back.c) links back -> 64 partitions by target row (on the caller)
  *   apply    each partition: sort, offer each link to its target's row
  *   look     new rows and rows that lost a link: has a neighbour a link to it?
  *   force    those without (on the caller; few)
@@ -45,6 +45,7 @@
 #include "../base/vx_step.h"
 #include "../base/vx_sync.h"
 #include "hnsw_algo.h"
+#include "hnsw_insert.h"
 #include "hnsw_repair.h"
 #include "hnsw_sketch.h"
 
@@ -55,96 +56,48 @@
 #define BATCH_BYTES (2u << 20)
 #define BATCH_MIN 16u
 
-/* Tasks of the apply stage: fixed, since it orders the work. */
-#define N_PARTS 64u
-
 /* Keeping link distances costs page faults at first; below this many new rows
  * they are recomputed. */
 #define KEEP_DISTS_ROWS 1024u
 
 /* When one in so many rows is newer than the last vx_reconnect, which reads the
  * whole graph once, an add ends with it.  That is every bulk add, and every n/128
- * adds of one row, which then cost some 10 % more. */
-#define UNPROVEN_SHARE 128u
+ * adds of one row, which then cost some 10 % more.  By inner products whole groups
+ * of rows lose the links of those longer than they, so four times as often. */
+static bool is_due(const vx_graph *graph, const vx_view *view, size_t n_new, vx_slot end)
+{
+    const bool by_length = vx_spare_links(graph, view) < view->M0;
+    return (graph->n_unproven + n_new) * (by_length ? 512u : 128u) >= end;
+}
 
 /* An interrupted add of up to this many rows does so too: it takes some 50 ms. */
 #define QUICK_ROWS (1u << 18)
 
-/* A walk for building expands the nearest five eighths of its pool, and reads the
- * first five eighths of each row.  What it so leaves unseen are the far ends of a
- * long list of candidates.  On 30 k rows of WordNet the two take a row from 2,533
- * distances to 1,244 and recall@10 at ef = 64 from 0.992 to 0.990; one half each
- * would give 965 and 0.988, and lose a whole percent on 768-d text. */
-static size_t build_share(size_t n) { return (n * 5 + 7) / 8; }
+/* A walk for building expands the nearest half of its pool.  It reads rows whole: their
+ * far ends are the ways between clusters, without which it ends in a wrong one, and what
+ * is linked there no search finds (of 500 clusters of made data, 50,000 x 768: recall@10
+ * stayed at 0.998 whatever ef, and is 1).  Of WordNet, text and SIFT, 40,000 rows of each,
+ * the same CPU time as with five eighths of pool and of rows, and recall equal or higher
+ * (text at ef 32 by 0.009).  Three eighths of the pool lose 0.001 on WordNet above 0.99. */
+static size_t build_share(size_t n) { return (n + 1) / 2; }
 
 /* A walk that begins among a row's neighbours needs only look around there. */
 static size_t hinted_ef(size_t ef) { return ef / 2 < 16 ? (ef < 16 ? ef : 16) : ef / 2; }
 
-struct edge {
-    vx_slot target, source;
-    float dist;
-    uint32_t layer;
-};
-
-struct insert {
-    vx_graph *graph;
-    vx_view *view;
-    vx_space space; /* what is walked and linked by */
-    vx_run run;        /* with the number of threads settled                   */
-    vx_ctx **contexts; /* one a thread, by `who`                              */
-    unsigned n_contexts;
-    vx_edge_dists kept;
-
-    /* The batch: n_batch slots, rising, over a graph of rows 0 .. n_seen-1.  Some of
-     * them may lie below n_seen, used again; no link leads to them yet. */
-    const vx_slot *batch;
-    size_t n_batch, n_planned; /* n_planned: before it was cut                 */
-    _Atomic size_t n_searched;
-    size_t n_before;       /* rows of the call in earlier batches              */
-    const vx_guide *guide;
-    uint32_t n_seen;
-    uint64_t entry;
-
-    /* Links back.  Row i of the batch writes its own at edges[at[i] ..]. */
-    struct edge *edges, *by_part;
-    uint32_t *at, *count;
-    vx_slot *copy_of; /* of each row: the first of the batch it equals, or VX_NO_SLOT */
-    vx_slot *twin_of; /* of each row: the node it equals, or VX_NO_SLOT       */
-    vx_slot *lost; /* for each edge, the row that lost a link for it         */
-    size_t edge_room;
-    uint32_t part_at[N_PARTS + 1];
-
-    vx_slot *suspects; /* rows to look up: the batch, then what was lost     */
-    uint8_t *is_cut;
-    size_t n_suspects;
-};
-
 /* ---- search --------------------------------------------------------------- */
 
-static void pool_offer(vx_ctx *ctx, size_t ef, vx_key key)
-{
-    size_t at = ctx->n_pool;
-    if (at == ef && key >= ctx->pool[at - 1])
-        return;
-    at = ctx->n_pool < ef ? ctx->n_pool++ : ef - 1;
-    for (; at > 0 && ctx->pool[at - 1] > key; at--)
-        ctx->pool[at] = ctx->pool[at - 1];
-    ctx->pool[at] = key;
-}
-
-/* Compare row `slot` with the rest of its batch on one layer. */
-static void offer_batch(const struct insert *in, vx_slot slot, unsigned layer, vx_ctx *ctx)
+/* The keys of the other rows of its batch that share `layer` with row number `at`, in the
+ * order of the batch; those before it are the first *n_earlier. */
+static size_t batch_keys(const vx_insert *in, size_t at, unsigned layer, vx_key *keys,
+                         size_t *n_earlier)
 {
     const vx_view *view = in->view;
-    const size_t ef = in->graph->params.ef_construction;
-    const void *vector = vx_space_row(&in->space, slot);
+    const void *vector = vx_space_row(&in->space, in->batch[at]);
     float dists[64];
-
-    for (size_t i = 0; i < ctx->n_pool; i++)
-        ctx->pool[i] &= ~(vx_key)1; /* all expanded: the flag has served     */
-    for (size_t at = 0; at < in->n_batch; at += 64) {
-        const vx_slot *rows = in->batch + at;
-        const size_t n = in->n_batch - at < 64 ? in->n_batch - at : 64;
+    size_t n_keys = 0;
+    for (size_t from = 0; from < in->n_batch; from += 64) {
+        const vx_slot *rows = in->batch + from;
+        const size_t n = in->n_batch - from < 64 ? in->n_batch - from : 64;
         const bool in_order = rows[n - 1] - rows[0] == n - 1;
         if (layer == 0 && in_order)
             in->space.ops->scan(vector, vx_space_row(&in->space, rows[0]), in->space.row_bytes, n,
@@ -152,21 +105,54 @@ static void offer_batch(const struct insert *in, vx_slot slot, unsigned layer, v
         else if (layer == 0)
             in->space.ops->many(vector, in->space.rows, in->space.row_bytes, rows, n, dists);
         for (size_t i = 0; i < n; i++) {
-            if (rows[i] == slot || view->levels[rows[i]] < layer ||
-                in->copy_of[at + i] != VX_NO_SLOT)
+            if (from + i == at)
+                *n_earlier = n_keys;
+            if (from + i == at || view->levels[rows[i]] < layer ||
+                in->copy_of[from + i] != VX_NO_SLOT)
                 continue;
             if (layer > 0)
                 dists[i] = in->space.ops->pair(vector, vx_space_row(&in->space, rows[i]),
                                               in->space.row_bytes);
-            pool_offer(ctx, ef, vx_key_of(dists[i], rows[i]));
+            keys[n_keys++] = vx_key_of(dists[i], rows[i]);
         }
     }
+    return n_keys;
+}
+
+static size_t count_nearer(const vx_key *keys, size_t n, vx_key than)
+{
+    size_t n_nearer = 0;
+    for (size_t i = 0; i < n; i++)
+        n_nearer += keys[i] < than;
+    return n_nearer;
+}
+
+/* Compare row number `at` with the rest of its batch on one layer.
+ *
+ * Where a batch lies far from the graph its rows would choose one another only, and be an
+ * island that no later walk finds.  So of rows that the batch would leave no link to the
+ * graph, the first M see what insertion one by one would have shown them, the graph and
+ * the rows before: ways in, to which those behind them are linked. */
+static void offer_batch(const vx_insert *in, size_t at, unsigned layer, vx_ctx *ctx)
+{
+    const size_t ef = in->graph->params.ef_construction;
+    vx_key keys[BATCH_ROWS];
+    size_t n_earlier = 0, n = batch_keys(in, at, layer, keys, &n_earlier);
+
+    for (size_t i = 0; i < ctx->n_pool; i++)
+        ctx->pool[i] &= ~(vx_key)1; /* all expanded: the flag has served     */
+    if (ctx->n_pool > 0 &&
+        count_nearer(keys, n_earlier, ctx->pool[0]) < in->view->M &&
+        count_nearer(keys, n, ctx->pool[0]) >= vx_view_row_links(in->view, layer))
+        n = n_earlier;
+    for (size_t i = 0; i < n; i++)
+        vx_ctx_offer(ctx, ef, keys[i]);
 }
 
 /* The node of the graph this row equals; VX_NO_SLOT if there is none among the
  * nearest found.  None that is dead or about to be replaced: it would leave its
  * twins behind.  (No other row of the batch is found: copies stood aside.) */
-static vx_slot find_twin(const struct insert *in, vx_slot slot, const vx_ctx *ctx)
+static vx_slot find_twin(const vx_insert *in, vx_slot slot, const vx_ctx *ctx)
 {
     const vx_view *view = in->view;
     const void *vector = vx_space_row(&in->space, slot);
@@ -182,7 +168,7 @@ static vx_slot find_twin(const struct insert *in, vx_slot slot, const vx_ctx *ct
 }
 
 /* Nodes of the graph near row number `at` of the batch. */
-static size_t take_hints(const struct insert *in, size_t at, vx_slot *hints)
+static size_t take_hints(const vx_insert *in, size_t at, vx_slot *hints)
 {
     if (in->guide == NULL || in->guide->hint == NULL)
         return 0;
@@ -195,7 +181,7 @@ static size_t take_hints(const struct insert *in, size_t at, vx_slot *hints)
 }
 
 /* Walk layer 0 from the hints. */
-static void walk_from(const struct insert *in, const void *vector, const vx_slot *hints, size_t n,
+static void walk_from(const vx_insert *in, const void *vector, const vx_slot *hints, size_t n,
                       vx_ctx *ctx)
 {
     const size_t full = in->graph->params.ef_construction;
@@ -203,14 +189,14 @@ static void walk_from(const struct insert *in, const void *vector, const vx_slot
     float dists[VX_MAX_ROW_LINKS];
     in->space.ops->many(vector, in->space.rows, in->space.row_bytes, hints, n, dists);
     for (size_t i = 0; i < n; i++)
-        pool_offer(ctx, ef, vx_key_of(dists[i], hints[i]));
+        vx_ctx_offer(ctx, ef, vx_key_of(dists[i], hints[i]));
     in->space.ops->walk(&in->space, vector, in->view, in->n_seen, 0, ef, build_share(ef),
-                        (uint32_t)build_share(in->view->M0), ctx);
+                        ctx);
     vx_ctx_forget(ctx);
 }
 
 /* Row number `at` of the batch. */
-static void link_row(struct insert *in, size_t at, vx_ctx *ctx)
+static void link_row(vx_insert *in, size_t at, vx_ctx *ctx)
 {
     const vx_view *view = in->view;
     const vx_slot slot = in->batch[at];
@@ -225,7 +211,7 @@ static void link_row(struct insert *in, size_t at, vx_ctx *ctx)
     if (*twin != VX_NO_SLOT)
         return;
     uint32_t n_edges = 0;
-    struct edge *edges = in->edges + in->at[at];
+    vx_edge *edges = in->edges + in->at[at];
 
     vx_slot hints[VX_MAX_ROW_LINKS];
     const size_t n_hints = has_graph ? take_hints(in, at, hints) : 0;
@@ -240,12 +226,12 @@ static void link_row(struct insert *in, size_t at, vx_ctx *ctx)
         } else if (has_graph && layer <= top) {
             ctx->pool[0] = nearest & ~(vx_key)1;
             ctx->n_pool = 1;
-            in->space.ops->walk(&in->space, vector, view, in->n_seen, layer, ef, build_share(ef),
-                         (uint32_t)build_share(vx_view_row_links(view, layer)), ctx);
+            in->space.ops->walk(&in->space, vector, view, in->n_seen, layer, ef,
+                                build_share(ef), ctx);
             vx_ctx_forget(ctx);
             nearest = ctx->pool[0];
         }
-        offer_batch(in, slot, layer, ctx);
+        offer_batch(in, at, layer, ctx);
         if (layer == 0)
             *twin = find_twin(in, slot, ctx);
 
@@ -253,12 +239,12 @@ static void link_row(struct insert *in, size_t at, vx_ctx *ctx)
         vx_row_select(&in->space, ctx->pool, ctx->n_pool, vx_view_row_links(view, layer), &row);
         vx_row_store_kept(view, &in->kept, slot, layer, &row);
         for (uint32_t i = 0; i < row.n_chosen; i++)
-            edges[n_edges++] = (struct edge){row.slots[i], slot, row.dists[i], layer};
+            edges[n_edges++] = (vx_edge){row.slots[i], slot, row.dists[i], layer};
     }
     in->count[at] = n_edges;
 }
 
-static bool is_wanted(const struct insert *in)
+static bool is_wanted(const vx_insert *in)
 {
     return in->guide != NULL && in->guide->cut.asked != NULL &&
            in->guide->cut.asked(in->guide->cut.arg);
@@ -266,7 +252,7 @@ static bool is_wanted(const struct insert *in)
 
 static void search_piece(void *arg, size_t begin, size_t end, unsigned who)
 {
-    struct insert *in = arg;
+    vx_insert *in = arg;
     for (size_t i = begin; i < end; i++) {
         if (i >= BATCH_MIN && is_wanted(in))
             vx_lower(&in->n_searched, i);
@@ -278,7 +264,7 @@ static void search_piece(void *arg, size_t begin, size_t end, unsigned who)
 /* ---- a batch cut short -------------------------------------------------------- */
 
 /* The place of a slot among the first n of the batch; n if it is not there. */
-static size_t place_in_batch(const struct insert *in, vx_slot slot, size_t n)
+static size_t place_in_batch(const vx_insert *in, vx_slot slot, size_t n)
 {
     size_t at = 0;
     for (size_t left = n; left > 0;) {
@@ -292,12 +278,12 @@ static size_t place_in_batch(const struct insert *in, vx_slot slot, size_t n)
 
 /* A row that was searched chose among all rows of the batch.  Let it choose again, among
  * its links to the graph and the rows that are left. */
-static void choose_again(struct insert *in, size_t at, vx_ctx *ctx)
+static void choose_again(vx_insert *in, size_t at, vx_ctx *ctx)
 {
     const vx_view *view = in->view;
     const vx_slot slot = in->batch[at];
     const size_t ef = in->graph->params.ef_construction;
-    struct edge *edges = in->edges + in->at[at];
+    vx_edge *edges = in->edges + in->at[at];
     uint32_t n_edges = 0;
     if (in->twin_of[at] != VX_NO_SLOT)
         return;
@@ -307,19 +293,19 @@ static void choose_again(struct insert *in, size_t at, vx_ctx *ctx)
         vx_row_load_kept(&in->space, view, &in->kept, slot, layer, &row);
         for (uint32_t i = 0; i < row.n; i++)
             if (place_in_batch(in, row.slots[i], in->n_planned) == in->n_planned)
-                pool_offer(ctx, ef, vx_key_of(row.dists[i], row.slots[i]));
-        offer_batch(in, slot, layer, ctx);
+                vx_ctx_offer(ctx, ef, vx_key_of(row.dists[i], row.slots[i]));
+        offer_batch(in, at, layer, ctx);
         vx_row_select(&in->space, ctx->pool, ctx->n_pool, vx_view_row_links(view, layer), &row);
         vx_row_store_kept(view, &in->kept, slot, layer, &row);
         for (uint32_t i = 0; i < row.n_chosen; i++)
-            edges[n_edges++] = (struct edge){row.slots[i], slot, row.dists[i], layer};
+            edges[n_edges++] = (vx_edge){row.slots[i], slot, row.dists[i], layer};
     }
     in->count[at] = n_edges;
 }
 
 static void choose_again_piece(void *arg, size_t begin, size_t end, unsigned who)
 {
-    struct insert *in = arg;
+    vx_insert *in = arg;
     for (size_t i = begin; i < end; i++)
         choose_again(in, i, in->contexts[who]);
 }
@@ -327,14 +313,14 @@ static void choose_again_piece(void *arg, size_t begin, size_t end, unsigned who
 /* ---- twins ------------------------------------------------------------------- */
 
 /* The node that a row of the batch equals; VX_NO_SLOT for all others. */
-static vx_slot twin_of(const struct insert *in, vx_slot slot)
+static vx_slot twin_of(const vx_insert *in, vx_slot slot)
 {
     const size_t at = place_in_batch(in, slot, in->n_batch);
     return at < in->n_batch ? in->twin_of[at] : VX_NO_SLOT;
 }
 
 /* Lead the links of row `slot` that go to twins to the nodes they equal. */
-static void lead_to_nodes(const struct insert *in, vx_slot slot, unsigned layer)
+static void lead_to_nodes(const vx_insert *in, vx_slot slot, unsigned layer)
 {
     const vx_view *view = in->view;
     vx_row row, led = {.n = 0, .n_chosen = 0};
@@ -356,7 +342,7 @@ static void lead_to_nodes(const struct insert *in, vx_slot slot, unsigned layer)
 
 /* Rows of the batch that equal a node become no nodes themselves.  On the caller,
  * in the order of the rows, so that a twin's node is known before the twin. */
-static void settle_twins(struct insert *in)
+static void settle_twins(vx_insert *in)
 {
     vx_view *view = in->view;
     bool any = false;
@@ -389,10 +375,10 @@ static void settle_twins(struct insert *in)
             continue;
         for (unsigned layer = 0; layer <= view->levels[slot]; layer++)
             lead_to_nodes(in, slot, layer);
-        struct edge *edges = in->edges + in->at[b];
+        vx_edge *edges = in->edges + in->at[b];
         uint32_t n = 0;
         for (uint32_t i = 0; i < in->count[b]; i++) {
-            struct edge e = edges[i];
+            vx_edge e = edges[i];
             const vx_slot node = twin_of(in, e.target);
             if (node != VX_NO_SLOT)
                 e.target = node;
@@ -403,96 +389,9 @@ static void settle_twins(struct insert *in)
     }
 }
 
-/* ---- scatter, apply ---------------------------------------------------------- */
-
-static uint32_t part_of(vx_slot target) { return (uint32_t)(vx_hash64(target) % N_PARTS); }
-
-static void scatter(struct insert *in)
-{
-    uint32_t at[N_PARTS + 1] = {0};
-    for (size_t i = 0; i < in->n_batch; i++)
-        for (uint32_t j = 0; j < in->count[i]; j++)
-            at[part_of(in->edges[in->at[i] + j].target) + 1]++;
-    for (uint32_t p = 0; p < N_PARTS; p++)
-        at[p + 1] += at[p];
-    memcpy(in->part_at, at, sizeof at);
-    for (size_t i = 0; i < in->n_batch; i++)
-        for (uint32_t j = 0; j < in->count[i]; j++) {
-            const struct edge *e = &in->edges[in->at[i] + j];
-            in->by_part[at[part_of(e->target)]++] = *e;
-        }
-}
-
-static int compare_edges(const void *a, const void *b)
-{
-    const struct edge *x = a, *y = b;
-    if (x->layer != y->layer)
-        return x->layer < y->layer ? -1 : 1;
-    if (x->target != y->target)
-        return x->target < y->target ? -1 : 1;
-    if (x->dist != y->dist)
-        return x->dist < y->dist ? -1 : 1;
-    return x->source < y->source ? -1 : x->source > y->source;
-}
-
-static void apply_part(struct insert *in, size_t part)
-{
-    const vx_view *view = in->view;
-    const size_t end = in->part_at[part + 1];
-    size_t i = in->part_at[part];
-    qsort(in->by_part + i, end - i, sizeof *in->by_part, compare_edges);
-    while (i < end) {
-        const vx_slot target = in->by_part[i].target;
-        const unsigned layer = in->by_part[i].layer;
-        const uint32_t cap = vx_view_row_links(view, layer);
-        vx_row row;
-        vx_row_load_kept(&in->space, view, &in->kept, target, layer, &row);
-        for (; i < end && in->by_part[i].target == target && in->by_part[i].layer == layer; i++) {
-            const vx_slot lost = vx_row_offer(&in->space, &row, cap, in->by_part[i].source,
-                                              in->by_part[i].dist);
-            in->lost[i] = layer == 0 ? lost : VX_NO_SLOT;
-        }
-        vx_row_store_kept(view, &in->kept, target, layer, &row);
-    }
-    vx_step_at(VX_STEP_APPLY);
-}
-
-static void apply_piece(void *arg, size_t begin, size_t end, unsigned who)
-{
-    (void)who;
-    for (size_t part = begin; part < end; part++)
-        apply_part(arg, part);
-}
-
-/* ---- look, force --------------------------------------------------------------- */
-
-static void look_piece(void *arg, size_t begin, size_t end, unsigned who)
-{
-    struct insert *in = arg;
-    (void)who;
-    for (size_t i = begin; i < end; i++)
-        in->is_cut[i] = !vx_has_in_link(in->view, in->suspects[i], VX_NO_SLOT);
-}
-
-static void keep_in_links(struct insert *in, const vx_run *quiet)
-{
-    const uint32_t n_spare = vx_spare_links(in->graph, in->view);
-    in->n_suspects = 0;
-    for (size_t i = 0; i < in->n_batch; i++)
-        if (in->twin_of[i] == VX_NO_SLOT)
-            in->suspects[in->n_suspects++] = in->batch[i];
-    for (uint32_t i = 0; i < in->part_at[N_PARTS]; i++)
-        if (in->lost[i] != VX_NO_SLOT)
-            in->suspects[in->n_suspects++] = in->lost[i];
-    vx_pool_run(in->n_suspects, 64, quiet, 0, 0, look_piece, in);
-    for (size_t i = 0; i < in->n_suspects; i++)
-        if (in->is_cut[i] && !vx_has_in_link(in->view, in->suspects[i], VX_NO_SLOT))
-            vx_force_in_link(&in->space, in->view, &in->kept, n_spare, in->suspects[i]);
-}
-
 /* ---- the batch ------------------------------------------------------------------ */
 
-static void publish(struct insert *in, vx_publish_fn fn, void *arg)
+static void publish(vx_insert *in, vx_publish_fn fn, void *arg)
 {
     vx_view *view = in->view;
     uint64_t entry = in->entry;
@@ -514,7 +413,7 @@ static void publish(struct insert *in, vx_publish_fn fn, void *arg)
 }
 
 /* Room for the batch's links back: at most a full row on each of its layers. */
-static bool fit_edges(struct insert *in)
+static bool fit_edges(vx_insert *in)
 {
     const vx_view *view = in->view;
     size_t n = 0;
@@ -543,7 +442,7 @@ static bool fit_edges(struct insert *in)
     return true;
 }
 
-static vx_status run_batch(struct insert *in, uint64_t done, uint64_t total, vx_publish_fn fn,
+static vx_status run_batch(vx_insert *in, uint64_t done, uint64_t total, vx_publish_fn fn,
                            void *arg)
 {
     const vx_run quiet = {in->run.num_threads, NULL, NULL};
@@ -561,15 +460,12 @@ static vx_status run_batch(struct insert *in, uint64_t done, uint64_t total, vx_
         vx_pool_run(in->n_batch, 1, &quiet, 0, 0, choose_again_piece, in);
     }
     settle_twins(in);
-    scatter(in);
-    vx_step_at(VX_STEP_LINK);
-    vx_pool_run(N_PARTS, 1, &quiet, 0, 0, apply_piece, in);
-    keep_in_links(in, &quiet);
+    vx_insert_link_back(in, &quiet);
     publish(in, fn, arg);
     return VX_OK;
 }
 
-static vx_status prepare(struct insert *in, size_t n_new, vx_slot end, vx_reach *reach,
+static vx_status prepare(vx_insert *in, size_t n_new, vx_slot end, vx_reach *reach,
                          bool proves, vx_error *err)
 {
     in->n_contexts = in->run.num_threads;
@@ -601,7 +497,7 @@ static vx_status prepare(struct insert *in, size_t n_new, vx_slot end, vx_reach 
     return VX_OK;
 }
 
-static void finish(struct insert *in)
+static void finish(vx_insert *in)
 {
     for (unsigned i = 0; in->contexts != NULL && i < in->n_contexts; i++)
         vx_ctx_release(in->contexts[i]);
@@ -622,7 +518,7 @@ vx_status vx_graph_insert(vx_graph *graph, const vx_slot *slots, size_t n, const
                           const vx_guide *guide, vx_publish_fn publish_fn, void *publish_arg,
                           size_t *out_linked, vx_error *err)
 {
-    struct insert in = {.graph = graph, .guide = guide};
+    vx_insert in = {.graph = graph, .guide = guide};
     if (run != NULL)
         in.run = *run;
     in.run.num_threads = vx_pool_width(run);
@@ -630,7 +526,7 @@ vx_status vx_graph_insert(vx_graph *graph, const vx_slot *slots, size_t n, const
     in.space = vx_graph_space(graph, in.view);
     const uint32_t n_before = atomic_load(&in.view->n_rows);
     const vx_slot end = slots[n - 1] < n_before ? n_before : slots[n - 1] + 1;
-    const bool proves = (graph->n_unproven + n) * UNPROVEN_SHARE >= end;
+    const bool proves = is_due(graph, in.view, n, end);
     vx_reach reach = {0};
 
     size_t rows = BATCH_BYTES / in.view->form.row_bytes;

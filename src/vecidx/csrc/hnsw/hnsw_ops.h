@@ -48,10 +48,9 @@ struct vx_metric_ops {
     /* Best-first walk of one layer (Algorithm 2) with a pool of `ef`, from the
      * entries in ctx->pool, which are marked visited here.  Leaves the nearest
      * found in ctx->pool, rising, and the visited set dirty.  It ends when
-     * the nearest `window` are expanded (ef: all of them); of each row the first
-     * `degree` links are read. */
+     * the nearest `window` are expanded (ef: all of them). */
     void (*walk)(const vx_space *space, const void *query, const vx_view *view, uint32_t n,
-                 unsigned layer, size_t ef, size_t window, uint32_t degree, vx_ctx *ctx);
+                 unsigned layer, size_t ef, size_t window, vx_ctx *ctx);
 
     /* Walk of layer 0 among allowed rows (hnsw_filtered.h), which are those in ctx->pool too.
      * It begins at `from`, allowed or not, and at those.  So many link rows

@@ -3,7 +3,7 @@
  * Pruning can take a row's last in-link; no walk would ever find it again.  Two
  * remedies.  After each batch of an insert, rows that are new or lost a link are
  * looked up in their own neighbours' rows, which is local and cheap
- * (vx_has_in_link).  After a bulk add a breadth-first search from the entry finds
+ * (vx_is_cut_off).  After a bulk add a breadth-first search from the entry finds
  * what is still cut off, however large the island, and ties it to the nearest
  * row that was reached.
  *
@@ -51,17 +51,55 @@ static bool row_has(const vx_view *view, vx_slot owner, vx_slot slot)
     return false;
 }
 
-bool vx_has_in_link(const vx_view *view, vx_slot slot, vx_slot except)
+/* Rows that lead to one another may be cut off together: as many are looked for. */
+#define ISLAND_ROWS 8u
+
+typedef struct island {
+    vx_slot rows[ISLAND_ROWS];
+    uint32_t n;
+} island;
+
+static bool is_in(const island *all, vx_slot slot)
 {
-    const vx_link *links = vx_view_links(view, slot, 0);
-    for (uint32_t i = 0; i < view->M0; i++) {
-        const uint32_t link = atomic_load_explicit(&links[i], memory_order_relaxed);
-        if (link == VX_PAD)
-            break;
-        if ((link & VX_SLOT_BITS) != except && row_has(view, link & VX_SLOT_BITS, slot))
+    for (uint32_t i = 0; i < all->n; i++)
+        if (all->rows[i] == slot)
             return true;
-    }
     return false;
+}
+
+/* Are fewer than `most` rows, itself among them, those that lead to `slot`, as far as their
+ * neighbours link back, without its link from `except`?  *out has them. */
+static bool is_island(const vx_view *view, vx_slot slot, vx_slot except, uint32_t most,
+                      island *out)
+{
+    *out = (island){{slot}, 1};
+    for (uint32_t at = 0; at < out->n; at++) {
+        const vx_link *links = vx_view_links(view, out->rows[at], 0);
+        for (uint32_t i = 0; i < view->M0; i++) {
+            const uint32_t link = atomic_load_explicit(&links[i], memory_order_relaxed);
+            if (link == VX_PAD)
+                break;
+            const vx_slot from = link & VX_SLOT_BITS;
+            if ((at == 0 && from == except) || is_in(out, from) ||
+                !row_has(view, from, out->rows[at]))
+                continue;
+            if (out->n + 1 >= most)
+                return false;
+            out->rows[out->n++] = from;
+        }
+    }
+    return true;
+}
+
+static uint32_t island_rows(const vx_view *view, uint32_t n_spare)
+{
+    return n_spare == view->M0 ? 2 : ISLAND_ROWS;
+}
+
+bool vx_is_cut_off(const vx_view *view, uint32_t n_spare, vx_slot slot)
+{
+    island all;
+    return is_island(view, slot, VX_NO_SLOT, island_rows(view, n_spare), &all);
 }
 
 uint32_t vx_spare_links(const vx_graph *graph, const vx_view *view)
@@ -77,12 +115,14 @@ static bool force_into(const vx_space *space, const vx_view *view, const vx_edge
                        uint32_t n_spare, vx_slot owner, vx_slot slot, float dist,
                        vx_slot *out_last)
 {
+    const uint32_t most = island_rows(view, n_spare);
+    island all;
     vx_row row;
     vx_row_load_kept(space, view, kept, owner, 0, &row);
     uint32_t victim = row.n;
     if (row.n == view->M0) {
         while (victim > view->M0 - n_spare &&
-               !vx_has_in_link(view, row.slots[victim - 1], owner))
+               is_island(view, row.slots[victim - 1], owner, most, &all))
             victim--;
         if (victim == view->M0 - n_spare) {
             *out_last = row.slots[row.n - 1 - slot % n_spare];
@@ -103,19 +143,26 @@ void vx_force_in_link(const vx_space *space, const vx_view *view, const vx_edge_
 {
     vx_row own;
     vx_slot last = VX_NO_SLOT;
+    island all;
+    (void)is_island(view, slot, VX_NO_SLOT, island_rows(view, n_spare), &all);
     vx_row_load_kept(space, view, kept, slot, 0, &own);
     for (uint32_t i = 0; i < own.n; i++)
-        if (force_into(space, view, kept, n_spare, own.slots[i], slot, own.dists[i], &last))
+        if (!is_in(&all, own.slots[i]) &&
+            force_into(space, view, kept, n_spare, own.slots[i], slot, own.dists[i], &last))
             return;
     if (n_spare == view->M0)
         return;
-    for (uint32_t i = 0; i < SPARE_STEPS && last != VX_NO_SLOT && last != slot &&
+    for (uint32_t i = 0; i < SPARE_STEPS && last != VX_NO_SLOT && !is_in(&all, last) &&
                          !row_has(view, last, slot); i++) {
         const float dist = space->ops->pair(vx_space_row(space, last), vx_space_row(space, slot),
                                             space->row_bytes);
         if (force_into(space, view, kept, n_spare, last, slot, dist, &last))
             return;
     }
+    for (uint32_t i = 0; i < own.n; i++) /* rather a good link less than a row unfound */
+        if (!is_in(&all, own.slots[i]) &&
+            force_into(space, view, kept, view->M0, own.slots[i], slot, own.dists[i], &last))
+            return;
 }
 
 bool vx_reach_init(vx_reach *reach, uint32_t n)
@@ -205,8 +252,7 @@ bool vx_reconnect(const vx_space *space, const vx_view *view, uint32_t n, vx_slo
         ctx->pool[0] =
             vx_key_of(space->ops->pair(vector, vx_space_row(space, entry), space->row_bytes), entry);
         ctx->n_pool = 1;
-        space->ops->walk(space, vector, view, n, 0, VX_RECONNECT_EF, VX_RECONNECT_EF, view->M0,
-                         ctx);
+        space->ops->walk(space, vector, view, n, 0, VX_RECONNECT_EF, VX_RECONNECT_EF, ctx);
         vx_ctx_forget(ctx);
         vx_slot owner = VX_NO_SLOT;
         for (size_t i = 0; i < ctx->n_pool && owner == VX_NO_SLOT; i++)

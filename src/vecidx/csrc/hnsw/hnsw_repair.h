@@ -18,8 +18,9 @@ void vx_row_load_kept(const vx_space *space, const vx_view *view, const vx_edge_
 void vx_row_store_kept(const vx_view *view, const vx_edge_dists *kept, vx_slot owner,
                        unsigned layer, const vx_row *row);
 
-/* Does a neighbour of `slot`, other than `except`, link back to it? */
-bool vx_has_in_link(const vx_view *view, vx_slot slot, vx_slot except);
+/* Does no neighbour of `slot` link back to it; or, where links are spared, only a few that
+ * nothing else leads to either? */
+bool vx_is_cut_off(const vx_view *view, uint32_t n_spare, vx_slot slot);
 
 /* How many of a row's last links may be given to rows that nothing else links to.  By inner
  * products most rows are such, and all are neighbours of the few longest: those keep their

@@ -375,7 +375,7 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
         }
         ctxs[i]->pool[0] = nearest;
         ctxs[i]->n_pool = 1;
-        by.ops->walk(&by, query, view, now->n, 0, effort->pool, effort->pool, view->M0, ctxs[i]);
+        by.ops->walk(&by, query, view, now->n, 0, effort->pool, effort->pool, ctxs[i]);
     }
     if (n_gated > 0)
         ops->gated(&space, view, gates, n_gated);

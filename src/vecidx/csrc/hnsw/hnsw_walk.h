@@ -227,8 +227,9 @@ VX_INLINE size_t pool_place(const vx_key *pool, size_t n, vx_key key)
 
 VX_INLINE void walk_body(const vx_space *space, const char *query, const vx_view *view,
                          const uint32_t n, const unsigned layer, const size_t ef,
-                         const size_t window, const uint32_t degree, vx_ctx *ctx, const int kind)
+                         const size_t window, vx_ctx *ctx, const int kind)
 {
+    const uint32_t degree = vx_view_row_links(view, layer);
     const char *const rows = space->rows;
     const size_t row_bytes = space->row_bytes;
     vx_key *const pool = ctx->pool;
@@ -324,12 +325,12 @@ VX_INLINE void walk_body(const vx_space *space, const char *query, const vx_view
     } \
     static void VX_NAMED(walk_##name)(const vx_space *space, const void *query, \
                                       const vx_view *view, uint32_t n, unsigned layer, size_t ef, \
-                                      size_t window, uint32_t degree, vx_ctx *ctx) \
+                                      size_t window, vx_ctx *ctx) \
     { \
         if (layer == 0) \
-            walk_body(space, query, view, n, 0, ef, window, degree, ctx, kind); \
+            walk_body(space, query, view, n, 0, ef, window, ctx, kind); \
         else \
-            walk_body(space, query, view, n, layer, ef, window, degree, ctx, kind); \
+            walk_body(space, query, view, n, layer, ef, window, ctx, kind); \
     } \
     static void VX_NAMED(filtered_##name)(const vx_space *space, const void *query, \
                                           const vx_view *view, const vx_allowed *allowed, \

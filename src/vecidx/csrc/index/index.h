@@ -57,7 +57,8 @@ vx_status vx_refuse_label(vx_error *err, vx_status status, size_t row, vx_label 
                           const char *why);
 
 /* Rows of another index's view, which the caller keeps: those of the n slots of a list, and
- * of each of its n_slots slots the place in that list, or VX_NO_SLOT. */
+ * of each of its n_slots slots the place in that list, or VX_NO_SLOT; NULL where they are
+ * our own, to be linked again. */
 typedef struct vx_import {
     const vx_view *view;
     const vx_slot *slots;
@@ -87,6 +88,9 @@ vx_status vx_index_renew_codes(vx_index *index, const vx_run *run, vx_error *err
  * The caller frees *out, which is left alone where there are none. */
 uint32_t vx_index_misfits(vx_index *index, vx_slot **out);
 void vx_watch_free(struct vx_watch *watch); /* NULL is fine */
+
+/* The live rows of `from` are about to get the numbers of live rows before them. */
+void vx_watch_compact(struct vx_watch *watch, const vx_view *from); /* NULL is fine */
 
 /* Link those rows again: they are replaced by themselves.  The writer only, who stays it
  * where *out_is_writer. */

@@ -52,8 +52,8 @@ vx_status vx_row_refuse(vx_row_fault fault, vx_dtype dtype, const char *what, in
         [VX_F32] = "",
         [VX_F16] = " float16's range (+-65504); scale the data, or use dtype \"bfloat16\"",
         [VX_BF16] = "",
-        [VX_BITS] = " the last of dim bits; the bits left over in a row's last byte have to be 0, "
-                    "as numpy.packbits leaves them",
+        [VX_BITS] = (" the last of dim bits; the bits left over in a row's last byte have to be 0, "
+                     "as numpy.packbits leaves them"), /* in parentheses: clang suspects a comma */
         [VX_I8] = " int8 takes (-128 to 127); scale and round the data, or use dtype \"float16\"",
         [VX_U8] = " uint8 takes (0 to 255); scale and round the data, or use dtype \"float16\"",
     };
@@ -63,20 +63,6 @@ vx_status vx_row_refuse(vx_row_fault fault, vx_dtype dtype, const char *what, in
     if (err != NULL)
         err->row = row;
     return st;
-}
-
-bool vx_query_prepare(const vx_form *form, const void *given, double norm, float *out, void *row)
-{
-    if (form->is_bits) {
-        vx_form_write(form, VX_BITS, given, norm, row);
-        return true;
-    }
-    const float *query = given;
-    const double scale = form->is_cosine ? 1.0 / norm : 1.0;
-    for (size_t i = 0; i < form->dim; i++)
-        out[i] = form->is_cosine ? (float)((double)query[i] * scale) : query[i];
-    memset(out + form->dim, 0, (form->query_floats - form->dim) * sizeof *out);
-    return vx_form_whole_row(form, query, row);
 }
 
 /* ---- add ---------------------------------------------------------------------- */
@@ -250,29 +236,40 @@ static void limit_replacing(struct add *add)
             add->end = i;
 }
 
+/* Is row i, which is to be linked again, in `slot` still?  Other writers may have come between. */
+static bool is_as_it_was(const struct add *add, size_t i, vx_slot slot)
+{
+    const vx_view *view = add->view, *from = add->from->view;
+    const vx_slot old = add->from->slots[i];
+    return slot != VX_NO_SLOT && (view->norms == NULL || view->norms[slot] == from->norms[old]) &&
+           memcmp(vx_view_vector(view, slot), vx_view_vector(from, old), view->form.row_bytes) == 0;
+}
+
 /* What becomes of rows whose label is there already. */
 static vx_status settle_conflicts(struct add *add, vx_error *err)
 {
     const size_t n = add->end - add->begin;
+    const bool is_again = add->from != NULL && add->from->place_of == NULL;
     add->n_taken = n;
-    if (add->on_conflict == VX_REPLACE || (add->made_labels != NULL && add->begin == 0))
+    if ((add->on_conflict == VX_REPLACE && !is_again) ||
+        (add->made_labels != NULL && add->begin == 0))
         return VX_OK;
     size_t n_taken = 0;
-    if (add->on_conflict == VX_SKIP) {
+    if (add->on_conflict != VX_ERROR) {
         add->rows_taken = vx_alloc(n, sizeof *add->rows_taken);
         if (add->rows_taken == NULL)
             return vx_fail_nomem(err, "adding rows");
     }
     for (size_t i = add->begin; i < add->end; i++) {
-        const bool is_there =
-            vx_labels_find(&add->index->labels, add->view, add->labels[i]) != VX_NO_SLOT;
-        if (is_there && add->on_conflict == VX_ERROR)
+        const vx_slot slot = vx_labels_find(&add->index->labels, add->view, add->labels[i]);
+        if (slot != VX_NO_SLOT && add->on_conflict == VX_ERROR)
             return vx_refuse_label(err, VX_E_LABEL, i, add->labels[i],
                                 "which is in the index; use on_conflict=\"replace\" or \"skip\"");
-        if (!is_there && add->on_conflict == VX_SKIP)
+        if (is_again ? is_as_it_was(add, i, slot)
+                     : slot == VX_NO_SLOT && add->on_conflict == VX_SKIP)
             add->rows_taken[n_taken++] = (uint32_t)i;
     }
-    if (add->on_conflict == VX_SKIP)
+    if (add->on_conflict != VX_ERROR)
         add->n_taken = n_taken;
     return VX_OK;
 }
@@ -586,14 +583,16 @@ static vx_status relink_rows(vx_index *index, const vx_view *view, vx_slot *slot
                              const vx_run *run, bool *out_is_writer, vx_error *err)
 {
     vx_run quiet = {run->num_threads, run->tick != NULL ? tick_at_end : NULL, (void *)run};
+    const uint32_t n_rows = atomic_load(&view->n_rows);
     vx_label *labels = vx_alloc(n, sizeof *labels);
     vx_slot *live = vx_alloc(n, sizeof *live);
     size_t n_live = 0, done = 0;
     vx_status st = labels != NULL && live != NULL ? VX_OK : vx_fail_nomem(err, "linking rows");
     qsort(slots, n, sizeof *slots, by_slot);
     for (size_t i = 0; i < n && st == VX_OK; i++) {
-        /* One may have died, and have become another row, which is there twice then. */
-        if ((i > 0 && slots[i] == slots[i - 1]) ||
+        /* One may have died, and have become another row, which is there twice then, or
+         * never have been linked. */
+        if ((i > 0 && slots[i] == slots[i - 1]) || slots[i] >= n_rows ||
             vx_labels_find(&index->labels, view, view->labels[slots[i]]) != slots[i])
             continue;
         live[n_live] = slots[i];

@@ -27,6 +27,20 @@ struct search {
     uint64_t last_tick;     /* the calling thread's                             */
 };
 
+bool vx_query_prepare(const vx_form *form, const void *given, double norm, float *out, void *row)
+{
+    if (form->is_bits) {
+        vx_form_write(form, VX_BITS, given, norm, row);
+        return true;
+    }
+    const float *query = given;
+    const double scale = form->is_cosine ? 1.0 / norm : 1.0;
+    for (size_t i = 0; i < form->dim; i++)
+        out[i] = form->is_cosine ? (float)((double)query[i] * scale) : query[i];
+    memset(out + form->dim, 0, (form->query_floats - form->dim) * sizeof *out);
+    return vx_form_whole_row(form, query, row);
+}
+
 bool vx_query_block_init(vx_query_block *block, const vx_form *form, size_t n)
 {
     block->values = vx_alloc(n * form->query_floats, sizeof *block->values);

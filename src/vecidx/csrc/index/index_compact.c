@@ -21,6 +21,7 @@ static vx_status compact_view(vx_index *index, const vx_run *run, vx_error *err)
         vx_view_free(view);
         return st;
     }
+    vx_watch_compact(index->watch, atomic_load(&graph->view));
     vx_step_at(VX_STEP_SWAP);
     vx_rwlock_wrlock(&index->labels.lock);
     vx_labels_swap(&index->labels, &fresh);

@@ -20,6 +20,7 @@
  * Searches go on in the old view meanwhile.  What is watched is not stored: the first add
  * to a loaded index tries the codec. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "../base/vx_alloc.h"
@@ -136,20 +137,71 @@ static uint32_t asked_about(const struct vx_watch *w, uint32_t i, uint32_t n)
                                           : w->picks[i];
 }
 
+static int by_slot(const void *a, const void *b)
+{
+    const vx_slot x = *(const vx_slot *)a, y = *(const vx_slot *)b;
+    return (x > y) - (x < y);
+}
+
+/* Of these slots the live ones, once each, by the numbers that they get; how many. */
+static uint32_t renumber(const vx_view *from, vx_slot *slots, uint32_t n)
+{
+    const uint32_t n_rows = atomic_load(&from->n_rows);
+    uint32_t n_live = 0, n_out = 0, i = 0;
+    if (n > 0)
+        qsort(slots, n, sizeof *slots, by_slot);
+    for (vx_slot slot = 0; slot < n_rows && i < n; slot++) {
+        const bool is_asked = slots[i] == slot, is_alive = vx_view_is_alive(from, slot);
+        while (i < n && slots[i] == slot)
+            i++;
+        if (is_asked && is_alive)
+            slots[n_out++] = n_live;
+        n_live += is_alive;
+    }
+    return n_out;
+}
+
+void vx_watch_compact(struct vx_watch *w, const vx_view *from)
+{
+    if (w == NULL)
+        return;
+    w->n_picks = renumber(from, w->picks, w->n_picks);
+    w->n_outside = renumber(from, w->outside, w->n_outside);
+}
+
 /* ---- training --------------------------------------------------------------------------- */
 
-/* Slots evenly spread over those that are alive, at most `room`. */
-static uint32_t spread(const vx_view *view, uint32_t n_rows, uint32_t room, vx_slot *out)
+/* Slots 0 .. n_rows-1 whose rows count: the live ones, and those that are being added, which
+ * may take the places of dead ones. */
+struct ground {
+    const vx_view *view;
+    uint32_t n_rows;
+    const vx_slot *added; /* rising                                              */
+    size_t n_added, at;   /* at: the first of them not behind the last slot asked for */
+};
+
+/* Asked of rising slots. */
+static bool does_count(struct ground *g, vx_slot slot)
 {
-    const bool any_dead = atomic_load(&view->any_dead);
-    uint32_t n_alive = n_rows, n = 0, at = 0;
-    for (vx_slot slot = 0; any_dead && slot < n_rows; slot++)
-        n_alive -= !vx_view_is_alive(view, slot);
-    room = room < n_alive ? room : n_alive;
-    for (vx_slot slot = 0; slot < n_rows && n < room; slot++) {
-        if (any_dead && !vx_view_is_alive(view, slot))
+    if (slot == 0)
+        g->at = 0;
+    while (g->at < g->n_added && g->added[g->at] < slot)
+        g->at++;
+    return vx_view_is_alive(g->view, slot) || (g->at < g->n_added && g->added[g->at] == slot);
+}
+
+/* Slots evenly spread over those that count, at most `room`. */
+static uint32_t spread(struct ground *g, uint32_t room, vx_slot *out)
+{
+    const bool any_dead = atomic_load(&g->view->any_dead);
+    uint32_t n_counted = g->n_rows, n = 0, at = 0;
+    for (vx_slot slot = 0; any_dead && slot < g->n_rows; slot++)
+        n_counted -= !does_count(g, slot);
+    room = room < n_counted ? room : n_counted;
+    for (vx_slot slot = 0; slot < g->n_rows && n < room; slot++) {
+        if (any_dead && !does_count(g, slot))
             continue;
-        if (at++ == (uint64_t)n * n_alive / room)
+        if (at++ == (uint64_t)n * n_counted / room)
             out[n++] = slot;
     }
     return n;
@@ -170,7 +222,7 @@ struct rows {
     bool is_fit; /* could codes be of use for rows like these? */
 };
 
-static void choose_rows(const vx_index *index, uint32_t n_rows, struct rows *out)
+static void choose_rows(const vx_index *index, struct ground *ground, struct rows *out)
 {
     const vx_params *p = &index->graph.params;
     const vx_view *view = atomic_load(&index->graph.view);
@@ -181,12 +233,12 @@ static void choose_rows(const vx_index *index, uint32_t n_rows, struct rows *out
     const size_t room = ((size_t)32 << 20) / code_bytes - PICKS / 2; /* of 65,536 dimensions: 255 */
     double least = INFINITY, most = 0;
     out->n_before = out->n =
-        spread(view, n_rows, room < TRIAL_ROWS ? (uint32_t)room : TRIAL_ROWS, out->slots);
+        spread(ground, room < TRIAL_ROWS ? (uint32_t)room : TRIAL_ROWS, out->slots);
     uint32_t n_asked = w->n_outside > w->outside_most ? w->n_outside : w->n_picks;
     n_asked = view->codec == NULL ? 0 : n_asked > PICKS ? PICKS : n_asked;
     n_asked = n_asked > room ? (uint32_t)room : n_asked;
     for (uint32_t i = 0; i < n_asked; i++)
-        if (asked_about(w, i, n_asked) < n_rows)
+        if (asked_about(w, i, n_asked) < ground->n_rows)
             out->slots[out->n++] = asked_about(w, i, n_asked);
     for (uint32_t i = 0; p->metric == VX_IP && i < out->n; i++) {
         const double length = length_of(view, out->slots[i]);
@@ -200,7 +252,7 @@ static void choose_rows(const vx_index *index, uint32_t n_rows, struct rows *out
 
 /* The rows to train on, as floats, one behind the other: evenly spread, those asked about,
  * and the longest, which says how far the others may reach under ip. */
-static float *copy_lesson(const vx_index *index, uint32_t n_rows, const struct rows *rows,
+static float *copy_lesson(const vx_index *index, struct ground *ground, const struct rows *rows,
                           uint32_t *out_n)
 {
     const vx_params *p = &index->graph.params;
@@ -211,12 +263,12 @@ static float *copy_lesson(const vx_index *index, uint32_t n_rows, const struct r
     float *lesson = NULL;
     if (slots == NULL)
         return NULL;
-    uint32_t n = spread(view, n_rows, room < LESSON_ROWS ? (uint32_t)room : LESSON_ROWS, slots);
+    uint32_t n = spread(ground, room < LESSON_ROWS ? (uint32_t)room : LESSON_ROWS, slots);
     memcpy(slots + n, rows->slots + rows->n_before, n_asked * sizeof *slots);
     n += n_asked;
     double longest = -1;
-    for (vx_slot slot = 0; p->metric == VX_IP && slot < n_rows; slot++) {
-        const double length = length_of(view, slot);
+    for (vx_slot slot = 0; p->metric == VX_IP && slot < ground->n_rows; slot++) {
+        const double length = does_count(ground, slot) ? length_of(view, slot) : -1;
         if (length > longest) {
             longest = length;
             slots[n] = slot;
@@ -237,7 +289,7 @@ static bool serves(const vx_score *score)
 }
 
 /* Train a codec that serves all these rows; *out stays NULL if there is none. */
-static vx_status train(const vx_index *index, uint32_t n_rows, const struct rows *rows,
+static vx_status train(const vx_index *index, struct ground *ground, const struct rows *rows,
                        const vx_run *run, vx_codec **out, vx_score out_scores[2], vx_error *err)
 {
     const vx_params *p = &index->graph.params;
@@ -246,7 +298,7 @@ static vx_status train(const vx_index *index, uint32_t n_rows, const struct rows
                     : p->quantization == VX_QUANT_SQ4 ? VX_CODES_NIBBLES
                                                       : VX_CODES_BYTES;
     uint32_t n = 0;
-    float *lesson = rows->is_fit ? copy_lesson(index, n_rows, rows, &n) : NULL;
+    float *lesson = rows->is_fit ? copy_lesson(index, ground, rows, &n) : NULL;
     vx_status st = lesson != NULL || !rows->is_fit ? VX_OK : vx_fail_nomem(err, "training codes");
     for (bool again = rows->is_fit; again && st == VX_OK;) {
         vx_codec *codec = NULL;
@@ -298,11 +350,11 @@ static bool still_serves(const vx_index *index, const struct rows *rows, uint32_
            scores[1].held >= AS_MUCH * scores[0].held;
 }
 
-/* Is the codec there is good for the rows as they are, 0 .. n_rows-1?  If not, or if
- * `anew`, to another. */
-static vx_status look(vx_index *index, uint32_t n_rows, bool anew, const vx_run *run,
+/* Is the codec there is good for the rows as they are?  If not, or if `anew`, to another. */
+static vx_status look(vx_index *index, struct ground *ground, bool anew, const vx_run *run,
                       vx_error *err)
 {
+    const uint32_t n_rows = ground->n_rows;
     vx_codec *codec = atomic_load(&index->graph.view)->codec, *other = NULL;
     vx_score before[2] = {{0}}, after[2] = {{0}};
     bool is_good = false, few = false;
@@ -310,13 +362,13 @@ static vx_status look(vx_index *index, uint32_t n_rows, bool anew, const vx_run 
     vx_status st = VX_OK;
     if (rows == NULL)
         return vx_fail_nomem(err, "training codes");
-    choose_rows(index, n_rows, rows);
+    choose_rows(index, ground, rows);
     if (codec != NULL) {
         st = vx_codec_try(index, codec, rows->slots, rows->n, rows->n_before, run, before, err);
         is_good = still_serves(index, rows, n_rows, before, &few);
     }
     if (st == VX_OK && (anew || !is_good)) {
-        st = train(index, n_rows, rows, run, &other, after, err);
+        st = train(index, ground, rows, run, &other, after, err);
         const bool served = codec != NULL && rows->is_fit && serves(&before[0]) &&
                             serves(&before[1]);
         const bool is_poorer = other == NULL || (codec != NULL && other->n_sketch < codec->n_sketch);
@@ -400,7 +452,8 @@ vx_status vx_index_quantise(vx_index *index, const vx_slot *slots, size_t n, vx_
     if (st != VX_OK || !is_due(index->watch, view, end))
         return st;
     const bool has_grown = index->watch->n_recent >= index->watch->n_tried / 4;
-    st = look(index, end, false, run, err);
+    struct ground ground = {.view = view, .n_rows = end, .added = slots, .n_added = n};
+    st = look(index, &ground, false, run, err);
     if (st == VX_OK && index->watch->is_renewed)
         index->watch->n_outside = n_linked; /* the others will be linked by the new codes */
     if (st == VX_OK)
@@ -433,7 +486,8 @@ vx_status vx_index_renew_codes(vx_index *index, const vx_run *run, vx_error *err
     vx_status st = make_watch(index, err);
     if (st == VX_OK) {
         index->watch->n_picks = 0;
-        st = look(index, n, true, run, err);
+        struct ground ground = {.view = atomic_load(&graph->view), .n_rows = n};
+        st = look(index, &ground, true, run, err);
     }
     if (st == VX_OK)
         begin_watch(index->watch, n, true);

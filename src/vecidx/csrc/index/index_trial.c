@@ -15,7 +15,7 @@
  * (vx_rerank_depth, rank_depth of hnsw_search.c), since the whole index is denser than
  * the sample. */
 #define CODE_DEPTH 16u
-#define NIBBLE_DEPTH 40u
+#define NIBBLE_DEPTH 25u /* groups of rows far apart, for which the step is too coarse, fail */
 #define RANK_DEPTH 40u
 
 struct trial {
