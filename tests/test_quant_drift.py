@@ -26,13 +26,15 @@ def build(parts, word, **options):
     return index
 
 
-def check(index, parts, queries, slack=0.005, **options):
+def check(index, parts, queries, slack=None, **options):
     """As much as a walk by the vectors finds, at equal ef; or, by sketches, which know less of
-    groups far apart, as much as where all rows were there when they were trained."""
+    groups far apart, about as much as where all rows were there when they were trained."""
     assert index.check() == {"unreachable": 0}
     rows = np.concatenate(parts)
     kth = exact_kth(queries, rows, "l2", 10)
     is_auto = index.quantization == "auto"
+    if slack is None:
+        slack = 0.015 if is_auto else 0.005
     fresh = build([rows], "auto", **options) if is_auto else build(parts, None, **options)
     plain = recall(fresh.search(queries, 10, ef=80)[1], kth)
     got = recall(index.search(queries, 10, ef=80)[1], kth)

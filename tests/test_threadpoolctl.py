@@ -1,5 +1,9 @@
 """threadpoolctl lists the core's pool and limits it, once vecidx is imported."""
 
+import shutil
+import sys
+
+import numpy as np
 import pytest
 
 import vecidx
@@ -31,6 +35,16 @@ def test_the_pool_is_limited_and_restored(which):
     finally:
         vecidx.set_num_threads(None)
     assert vecidx.get_num_threads() == before
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="names of Linux's libraries")
+def test_libraries_named_alike_are_let_be(tmp_path):
+    """SciPy has a _core of its own; scikit-learn could not be imported after vecidx."""
+    other = shutil.copy(np.random.bit_generator.__file__, tmp_path / "_core.other.so")
+    status, out, err = run_python(
+        f"import ctypes, threadpoolctl, vecidx; ctypes.CDLL({str(other)!r});"
+        "print([i['user_api'] for i in threadpoolctl.threadpool_info()].count('vecidx'))")
+    assert status == 0 and out.strip() == "1", err
 
 
 def test_a_reload_does_not_list_it_twice():

@@ -37,8 +37,11 @@ def register_pool():
             return __version__
 
         def set_additional_attributes(self):
-            self.dynlib.vecidx_get_simd_level.restype = ctypes.c_char_p
-            self.simd_level = self.dynlib.vecidx_get_simd_level().decode()
+            # Asked before check_symbols are, of every library named alike: SciPy has one.
+            simd_level = getattr(self.dynlib, "vecidx_get_simd_level", None)
+            if simd_level is not None:
+                simd_level.restype = ctypes.c_char_p
+                self.simd_level = simd_level().decode()
 
     register(VecidxController)
     _registered = True
