@@ -21,8 +21,9 @@ myst_heading_anchors = 4
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False       # others' docstrings are not reStructuredText
 autodoc_typehints = "none"               # the docstrings say it, shapes included
-autodoc_mock_imports = [name for name in ("langchain_core", "llama_index", "haystack", "sklearn",
-                                        "openTSNE", "txtai", "mteb", "ray", "fsspec", "pyarrow")
+autodoc_mock_imports = [name for name in ("langchain_core", "llama_index", "haystack", "scipy",
+                                          "sklearn", "openTSNE", "txtai", "mteb", "ray", "fsspec",
+                                          "pyarrow")
                         if importlib.util.find_spec(name) is None]
 napoleon_google_docstring = False
 napoleon_use_rtype = False
