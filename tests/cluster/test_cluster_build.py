@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import vecidx
+import vecidx.ray
 from cluster_helpers import DIM, ray
 from helpers import assert_same
 
@@ -166,7 +167,7 @@ def test_a_killed_build_goes_on_where_it_was(nodes, tmp_path, rows):
     driver = subprocess.Popen([sys.executable, "-c", code, nodes.cluster.address,
                                tmp_path / "rows.npy", tmp_path / "out"],
                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list((tmp_path / "out").glob("shard-*.json")):
         assert driver.poll() is None and time.monotonic() < deadline
         time.sleep(0.01)
