@@ -206,7 +206,8 @@ def test_merging_is_by_distance_then_id_with_padding_last():
     assert merge([], 3, "nothing") == "nothing"
 
 
-def test_shards_merged_are_one_index(rng):
+def whole_and_shards(rng, ask):
+    """What one index answers, and what each of three shards of its rows does."""
     rows = rng.integers(0, 4, (500, 5)).astype(np.float32)          # many ties
     queries = rng.integers(0, 4, (20, 5)).astype(np.float32)
     whole = vecidx.Index(5)
@@ -216,24 +217,20 @@ def test_shards_merged_are_one_index(rng):
         index = vecidx.Index(5)
         mine = np.flatnonzero(shard_of(np.arange(500), 3) == shard)
         index.add(rows[mine], ids=mine)
-        parts.append(index.search(queries, k=12, exact=True))
-    want = whole.search(queries, k=12, exact=True)
+        parts.append(ask(index, queries))
+    return ask(whole, queries), parts
+
+
+def test_shards_merged_are_one_index(rng):
+    want, parts = whole_and_shards(rng, lambda index, queries: index.search(queries, k=12,
+                                                                            exact=True))
     for got, expected in zip(merge(parts, 12, None), want):
         np.testing.assert_array_equal(got, expected)
 
 
 def test_ranges_of_shards_merged_are_those_of_one_index(rng):
-    rows = rng.integers(0, 4, (500, 5)).astype(np.float32)
-    queries = rng.integers(0, 4, (20, 5)).astype(np.float32)
-    whole = vecidx.Index(5)
-    whole.add(rows)
-    parts = []
-    for shard in range(3):
-        index = vecidx.Index(5)
-        mine = np.flatnonzero(shard_of(np.arange(500), 3) == shard)
-        index.add(rows[mine], ids=mine)
-        parts.append(index.range_search(queries, 4, exact=True))
-    want = whole.range_search(queries, 4, exact=True)
+    want, parts = whole_and_shards(rng, lambda index, queries: index.range_search(queries, 4,
+                                                                                  exact=True))
     assert len(want[1]) > 100
     for got, expected in zip(merge_ranges(parts, None), want):
         np.testing.assert_array_equal(got, expected)

@@ -74,6 +74,16 @@ class Tending:
         """
         self._core.reserve(check_int(n, name="n", low=0, high=MAX_K))
 
+    def _merge_by_adding(self, other, on_conflict, num_threads, progress):
+        """As :meth:`merge`, for indexes that keep more than the core does of each vector."""
+        self._check_other(other)
+        if other is self or ((other.dim, other.metric, other.dtype)
+                             != (self.dim, self.metric, self.dtype)):
+            raise ValueError("other: expected another index, of this one's dim, metric and dtype")
+        ids = other.ids()
+        self.add(other.get(ids), ids=ids, on_conflict=on_conflict, num_threads=num_threads,
+                 progress=progress)
+
     def check(self, *, repair=False):
         """Check every invariant of the index; waits for a running writer.
 

@@ -167,13 +167,7 @@ class DurableIndex(Index):
 
     def merge(self, other, *, on_conflict="replace", num_threads=None, progress=False):
         """As :meth:`Index.merge`; logged, and so no sooner done than an add of the vectors."""
-        self._check_other(other)
-        if other is self or ((other.dim, other.metric, other.dtype)
-                             != (self.dim, self.metric, self.dtype)):
-            raise ValueError("other: expected another index, of this one's dim, metric and dtype")
-        ids = other.ids()
-        self.add(other.get(ids), ids=ids, on_conflict=on_conflict, num_threads=num_threads,
-                 progress=progress)
+        self._merge_by_adding(other, on_conflict, num_threads, progress)
 
     def _record(self, log, kind, body, tail):
         """Turn the room taken into a record of what has changed."""

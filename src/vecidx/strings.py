@@ -166,13 +166,7 @@ class StringIndex(Index):
 
     def merge(self, other, *, on_conflict="replace", num_threads=None, progress=False):
         """As :meth:`Index.merge`, but no sooner done than an add of the vectors."""
-        self._check_other(other)
-        if other is self or ((other.dim, other.metric, other.dtype)
-                             != (self.dim, self.metric, self.dtype)):
-            raise ValueError("other: expected another index, of this one's dim, metric and dtype")
-        ids = other.ids()
-        self.add(other.get(ids), ids, on_conflict=on_conflict, num_threads=num_threads,
-                 progress=progress)
+        self._merge_by_adding(other, on_conflict, num_threads, progress)
 
     def compact(self, *, background=False, num_threads=None):
         with self._table_lock:

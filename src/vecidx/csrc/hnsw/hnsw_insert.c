@@ -35,12 +35,8 @@
  *
  * Distances of layer-0 links are kept beside the rows while a long add runs, so
  * that offering a link costs no distances but those from the new row. */
-#include <stdlib.h>
-#include <string.h>
-
 #include "../base/vx_alloc.h"
 #include "../base/vx_pool.h"
-#include "../base/vx_rng.h"
 #include "../base/vx_status.h"
 #include "../base/vx_step.h"
 #include "../base/vx_sync.h"

@@ -118,4 +118,16 @@ void vx_codec_store(const vx_codec *codec, void *out);
 vx_status vx_codec_restore(const void *stored, size_t n, uint32_t dim, bool is_ip, bool is_nibbles,
                            vx_codec **out, vx_error *err);
 
+/* In place, unnormalised: n a power of two (Fino, Algazi 1976). */
+VX_INLINE void vx_hadamard(float *x, const uint32_t n)
+{
+    for (uint32_t half = n / 2; half >= 1; half /= 2)
+        for (uint32_t at = 0; at < n; at += 2 * half)
+            for (uint32_t i = at; i < at + half; i++) {
+                const float a = x[i], b = x[i + half];
+                x[i] = a + b;
+                x[i + half] = a - b;
+            }
+}
+
 #endif

@@ -10,28 +10,16 @@
 #include "../base/vx_rng.h"
 #include "quant_codec.h"
 
-/* In place, unnormalised: n a power of two (Fino, Algazi 1976). */
-VX_INLINE void hadamard(float *x, const uint32_t n)
-{
-    for (uint32_t half = n / 2; half >= 1; half /= 2)
-        for (uint32_t at = 0; at < n; at += 2 * half)
-            for (uint32_t i = at; i < at + half; i++) {
-                const float a = x[i], b = x[i + half];
-                x[i] = a + b;
-                x[i + half] = a - b;
-            }
-}
-
 /* Random signs, and the transform of each 128 (or of all 64). */
 VX_INLINE void mix_coords(const vx_codec *codec, float *x)
 {
     for (uint32_t i = 0; i < codec->n_coords; i++)
         x[i] *= codec->signs[i];
     if (codec->n_coords == 64) {
-        hadamard(x, 64);
+        vx_hadamard(x, 64);
     } else {
-        hadamard(x, VX_MAX_SKETCH);
-        hadamard(x + VX_MAX_SKETCH, VX_MAX_SKETCH);
+        vx_hadamard(x, VX_MAX_SKETCH);
+        vx_hadamard(x + VX_MAX_SKETCH, VX_MAX_SKETCH);
     }
 }
 

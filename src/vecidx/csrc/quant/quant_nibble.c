@@ -24,18 +24,11 @@ void vx_nibble_fit(vx_codec *codec, double spread)
     codec->inv_step = 1.0f / codec->step;
 }
 
-/* In place, of length 1 again: n a power of two.  Four passes' worth of sums stay in
- * registers only if the compiler sees inner loops of a fixed length. */
+/* In place, and of the length it had: n a power of two. */
 static void transform(float *x, uint32_t n)
 {
     const float factor = 1.0f / sqrtf((float)n);
-    for (uint32_t half = n / 2; half >= 1; half /= 2)
-        for (uint32_t at = 0; at < n; at += 2 * half)
-            for (uint32_t i = at; i < at + half; i++) {
-                const float a = x[i], b = x[i + half];
-                x[i] = a + b;
-                x[i + half] = a - b;
-            }
+    vx_hadamard(x, n);
     for (uint32_t i = 0; i < n; i++)
         x[i] *= factor;
 }
