@@ -10,7 +10,7 @@
 #   make emulated   the fast tests as CPUs without AVX, without AVX-512, and as Arm; needs qemu-user
 #   make corrupt    every test of damaged files, under ASan: half an hour
 #   make stress     the threaded C tests under TSan for 10 minutes (STRESS_SECONDS=)
-#   make simd       the Python tests, once per SIMD level
+#   make simd       all Python tests, once per SIMD level (`make test`: kernels below the newest)
 #   make ecosystem  the tests of what works with other projects, in an environment with all of them
 #   make docs       the pages, into build/docs
 #   make test-ray   all tests on a Ray cluster of this machine, in 5 minutes; Linux
@@ -145,7 +145,7 @@ test: $(VENV)/.installed $(VENV)/.extra-test $(VENV)/.extra-test-ray $(VENV)/.ex
 	@MAKE="$(MAKE)" CC="$(CC)" $(PY) tools/run_checks.py
 
 simd: $(VENV)/.installed $(VENV)/.extra-test
-	@MAKE="$(MAKE)" CC="$(CC)" $(PY) tools/run_checks.py python
+	@MAKE="$(MAKE)" CC="$(CC)" $(PY) tools/run_checks.py simd
 
 # Other projects are large, and so have an environment of their own.  The whole suite has
 # these tests, and skips each where its project is missing.  txtai and mteb bring torch, of which

@@ -1,11 +1,11 @@
 """Run the checks that CI runs, and end with one line: 'N passed, N failed'.
 
-    python tools/run_checks.py [step ...]        steps: see STEPS below; default all
+    python tools/run_checks.py [step ...]        steps: see STEPS and MORE below; default STEPS
 
 Use the interpreter that has vecidx installed: `make test` does.  A step whose
 tool is missing is skipped by name; with VECIDX_STRICT=1 that is a failure.  The
-Python tests run once per SIMD level that this CPU has, newest first; of a level
-at least one must pass.
+Python tests run once per SIMD level that this CPU has, newest first (below it what
+hangs on kernels; everything with step `simd`); of a level at least one must pass.
 """
 
 import importlib.util
@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,8 +35,9 @@ def count(**numbers):
 
 
 def stream(name, command, env=None):
-    """Run a command, showing and collecting its output."""
+    """Run a command, showing and collecting its output, and say how long it took."""
     say(f"==> {name}")
+    started = time.monotonic()
     process = subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **(env or {})}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -43,7 +45,9 @@ def stream(name, command, env=None):
     for line in process.stdout:
         print(line, end="", flush=True)
         lines.append(line)
-    return process.wait(), lines
+    code = process.wait()
+    say(f"    {time.monotonic() - started:.0f} s: {name}")
+    return code, lines
 
 
 def number_before(word, line):
@@ -126,19 +130,18 @@ def has_level(level):
     return done.stdout.strip() == level
 
 
-# Tests of what lies above the kernels or beside them: at the newest level only.
-ONCE = ("cluster", "ecosystem", "test_api_bad_input.py", "test_api_conflict.py",
-        "test_api_interrupt.py", "test_api_threads.py", "test_bench_*", "test_capi.py",
+# Tests of what lies above the kernels or beside them: at the newest level only, but for
+# `make simd`.
+ONCE = ("cluster", "ecosystem", "test_api_*", "test_bench_*", "test_capi.py",
         "test_check_prefetch.py", "test_cli.py", "test_compat_*", "test_convert.py",
-        "test_docs.py", "test_durable.py", "test_examples.py", "test_layout.py",
-        "test_living_compact.py", "test_living_merge.py", "test_living_threads.py",
-        "test_living_upsert.py", "test_neighbors.py", "test_plan.py", "test_profile_tools.py",
+        "test_docs.py", "test_durable.py", "test_examples.py",
+        "test_format_reader.py", "test_layout.py", "test_living_*", "test_neighbors.py", "test_plan.py", "test_profile_tools.py",
         "test_ray_logic.py", "test_readers.py", "test_readme.py", "test_run_checks.py",
-        "test_showing.py", "test_store_disk.py", "test_store_targets.py", "test_stores.py",
-        "test_strings.py", "test_threadpoolctl.py", "test_wheels.py")
+        "test_showing.py", "test_store_*", "test_stores.py",
+        "test_strings.py", "test_threadpoolctl.py", "test_tune.py", "test_wheels.py")
 
 
-def python_tests():
+def python_tests(once=ONCE):
     levels = [level for level in LEVELS if has_level(level)]
     if "scalar" not in levels:
         say("FAILED: Python tests: the installed vecidx cannot be imported")
@@ -148,7 +151,7 @@ def python_tests():
             f"Python tests: VECIDX_SIMD={level}",
             [sys.executable, "-m", "pytest", "tests", "-q", "-rs", "--color=no",
              "--continue-on-collection-errors",
-             *(f"--ignore-glob=tests/{name}" for name in ONCE if level != levels[0])],
+             *(f"--ignore-glob=tests/{name}" for name in once if level != levels[0])],
             {"VECIDX_SIMD": level})
         summary = pytest_summary(lines)
         passed = number_before("passed", summary)
@@ -246,6 +249,7 @@ def free_threaded_tests():
           failed=failed or (1 if code else 0))
 
 
+# What CI runs, and what only a name asks for.
 STEPS = {
     "includes": check_includes,
     "prefetch": check_prefetch,
@@ -262,11 +266,12 @@ STEPS = {
     "ray": ray_tests,
     "free-threaded": free_threaded_tests,
 }
+MORE = {"simd": lambda: python_tests(once=())}
 
 
 def main(names):
     for name in names or STEPS:
-        STEPS[name]()
+        (STEPS | MORE)[name]()
     if totals["skipped"]:
         say(f"({totals['skipped']} skipped, each named above)")
     summary = f"{totals['passed']} passed, {totals['failed']} failed"
