@@ -185,18 +185,17 @@ class File:
         self.deleted = self._tombstones()
         live = self.ids[~self.deleted]
         expect(len(np.unique(live)) == len(live), "an id twice")
-        # Where rows are shorter than float32 sketches do without a plane of codes.
-        self.has_codes = self.codec is not None and (
-            p["dtype"] == FLOAT32 or self.codec.m == 0
-            or (p["metric"] == IP and not self.codec.has_ranks))
-        expect((16 in self._sections) == self.has_codes, "codes")
+        # Beside rank codes, and where rows are shorter than float32, no plane of codes is needed.
+        ranks = self.codec is not None and self.codec.has_ranks
+        self.has_codes = self.codec is not None and not ranks and (
+            p["dtype"] == FLOAT32 or self.codec.m == 0 or p["metric"] == IP)
+        expect(ranks or (16 in self._sections) == self.has_codes, "codes")
         if self.has_codes:
             codes = self._take(16, "u1", self.codec.row_bytes)
             if self.codec.flips is not None:
                 codes = unpack_halves(codes)
             expect(not codes[:, self.codec.c:].any(), "behind the codes")
             self.codes = codes[:, :self.codec.c]
-        ranks = self.codec is not None and self.codec.has_ranks
         self.ranks = self._take(18, "u1", 128) if ranks else None
 
     def tuned(self):

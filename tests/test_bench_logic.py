@@ -276,6 +276,25 @@ def test_a_made_set(bench, tmp_path, monkeypatch, distance):
     assert mixture.share[0] > 5 * mixture.share[-1]
 
 
+def test_derived_sets(bench, tmp_path, monkeypatch):
+    derive = bench("derive")
+    monkeypatch.setattr(derive, "N_QUERIES", 40)
+    whole, fewer = str(tmp_path / "a.hdf5"), str(tmp_path / "b.hdf5")
+    derive.main(["normal", "--dim", "12", "--rows", "1500", "--out", whole])
+    derive.main(["pca", whole, "--dim", "5", "--rows", "900", "--out", fewer])
+    for path, shape in ((whole, (1500, 12)), (fewer, (900, 5))):
+        with h5py.File(path) as file:
+            assert file["train"].shape == shape and file["test"].shape == (40, shape[1])
+            want = exact_distances(file["test"][:], file["train"][:], "l2")
+            np.testing.assert_allclose(file["distances"][:], np.sqrt(np.sort(want)[:, :100]),
+                                       rtol=1e-4)
+            spread = file["train"][:].std(axis=0)
+    assert (spread[:-1] >= 0.97 * spread[1:]).all()     # leading directions first
+    for wrong in (["pca"], ["normal", whole]):
+        with pytest.raises(SystemExit):
+            derive.main([*wrong, "--out", str(tmp_path / "c.hdf5")])
+
+
 def test_rows_of_a_cluster_lie_along_few_directions(bench):
     generate = bench("generate")
     mixture = generate.Mixture(64, clusters=1, intrinsic=8, decay=0.5)

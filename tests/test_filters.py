@@ -344,6 +344,33 @@ def test_equal_rows(rng):
         assert ids[0] == 1500 + rest and distances[0] == 0
 
 
+@pytest.mark.parametrize(("word", "dim"), [("sq8", 40), ("sq4", 40), ("auto", 40), ("auto", 300)])
+@pytest.mark.parametrize("whole", [False, True])
+def test_all_allowed_rows_by_codes(word, dim, whole, rng):
+    """A share too small for a walk and too large for the vectors; many rows are equal, and
+    of most of those only some are allowed."""
+    places = rng.standard_normal((4_000, 12)) @ rng.standard_normal((12, dim))
+    rows = (places[rng.integers(0, 4_000, 11_000)] * 4 + 128).astype(np.float32)
+    queries = (places[:100] * 4.1 + 128).astype(np.float32)
+    if whole:
+        rows, queries = np.rint(rows).clip(0, 255), np.rint(queries).clip(0, 255)
+    index = vecidx.Index(dim, quantization=word, ef_construction=60)
+    index.add(rows)
+    assert index.stats()["quantized"]
+    mask = rng.random(len(rows)) < 0.3
+    for filter, allowed in ((mask, mask), (~vecidx.Filter(mask), ~mask)):
+        kth = np.sort(exact_distances(queries, rows[allowed], "l2"), axis=1)[:, 9]
+        for part in (queries, queries[:1]):
+            ids, distances = index.search(part, 10, ef=16, filter=filter)
+            assert_well_formed(ids, distances)
+            assert allowed[ids].all()
+            assert recall(distances, kth[:len(part)]) >= 0.98
+    far = np.argsort(exact_distances(queries[:1], rows, "l2")[0])[-4_000:]
+    found = index.search(queries[0], 10, ef=16, filter=vecidx.Filter(far))[1]
+    np.testing.assert_array_equal(found, index.search(queries[0], 10, exact=True,
+                                                      filter=vecidx.Filter(far))[1])
+
+
 def test_filter_beside_a_writer(rng):
     """Deletes, replaces and adds go on: only allowed ids come back, and as many as asked."""
     index = vecidx.Index(8)

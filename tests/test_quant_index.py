@@ -315,6 +315,28 @@ def test_rows_that_codes_cannot_tell_apart(case, word, rng):
     assert recall(sound(make(rows, word)).search(queries)[1], kth) >= plain - 0.005
 
 
+def patches(rng, n, dim=400):
+    """Whole numbers that differ in brightness most, and from their nearest in little else."""
+    ways = np.random.default_rng(dim).standard_normal((12, dim))
+    bright = rng.uniform(30, 220, (n, 1))
+    return np.rint(bright + rng.standard_normal((n, 12)) @ ways).clip(0, 255).astype(np.float32)
+
+
+def test_bytes_where_rank_codes_are_too_coarse(rng, tmp_path):
+    rows, queries = patches(rng, 14_000), patches(rng, 150)
+    kth = exact_kth(queries, rows, "l2", 10)
+    plain, index = make(rows, None), make(rows, "auto", parts=(12_000,))
+    parts = sound(index).memory()
+    assert parts["ranks"] == 0 and parts["codes"] > 0 and parts["sketches"] > 0
+    for ef in (10, 30, 100):
+        want = recall(plain.search(queries, ef=ef)[1], kth)
+        assert recall(index.search(queries, ef=ef)[1], kth) >= want - 0.005
+    index.save(tmp_path / "a.vidx")
+    assert_same(vecidx.load(tmp_path / "a.vidx").search(queries), index.search(queries))
+    rows -= rows.mean(axis=1, keepdims=True)
+    assert make(rows, "auto").memory()["ranks"] > 0
+
+
 @pytest.mark.parametrize("word", WORDS)
 def test_inner_products_of_rows_of_all_lengths(word, rng):
     rows = clustered(rng, 11_000, 40) * rng.uniform(0.2, 2, (11_000, 1)).astype(np.float32)

@@ -134,10 +134,10 @@ def has_level(level):
 # `make simd`.
 ONCE = ("cluster", "ecosystem", "test_api_*", "test_bench_*", "test_capi.py",
         "test_check_prefetch.py", "test_cli.py", "test_compat_*", "test_convert.py",
-        "test_docs.py", "test_durable.py", "test_examples.py",
-        "test_format_reader.py", "test_layout.py", "test_living_*", "test_neighbors.py", "test_plan.py", "test_profile_tools.py",
-        "test_ray_logic.py", "test_readers.py", "test_readme.py", "test_run_checks.py",
-        "test_showing.py", "test_store_*", "test_stores.py",
+        "test_docs.py", "test_durable.py", "test_examples.py", "test_format_reader.py",
+        "test_layout.py", "test_living_*", "test_neighbors.py", "test_plan.py",
+        "test_profile_tools.py", "test_ray_logic.py", "test_readers.py", "test_readme.py",
+        "test_run_checks.py", "test_showing.py", "test_store_*", "test_stores.py",
         "test_strings.py", "test_threadpoolctl.py", "test_tune.py", "test_wheels.py")
 
 

@@ -32,7 +32,6 @@ REPLICA_MS = 0.9             # of a replica's core, for every call
 MAX_LOAD = 0.6               # share of a core's time that searches may take
 TAIL = 3.0                   # p99 over the mean of a search at that load
 COLD_READ_US = 100           # of one row from a local NVMe disk, sixteen at a time
-RERANKED = 23                # rows compared by vectors, which are on disk, for k = 10
 DISK_READS = 300_000         # of 4 KiB at random a second, one NVMe disk a machine
 NODE_OVERHEAD_GB = 4         # system, Ray and its object store
 FILL = 0.85                  # of a machine's memory
@@ -49,12 +48,19 @@ def row_bytes(dim, dtype="float32", mode="none", metric="cosine"):
     codes = _lines(dim if mode != "sq4" else dim / 2)
     if mode == "auto":
         links += (640 if dim > 256 else 384) * math.ceil(2 * M / 32) - _lines(8 * M)
-        codes += 128 if dim > 256 else 0
+        codes = 128 if dim > 256 else codes
     return links + small + codes, vectors
 
 
 def _lines(n):
     return 64 * math.ceil(n / 64)
+
+
+def reranked(dim, mode, ef):
+    """Rows whose vectors, which are on disk, a search for k = 10 compares."""
+    if mode == "sq4":
+        return 40 + ef // 4
+    return 40 + ef // 8 if mode == "auto" and dim > 256 else 23
 
 
 def search_us(rows, dim, mode="none", ef=64):
@@ -133,13 +139,14 @@ def plan(rows, dim, *, qps=100, p99_ms=50, dtype="float32", mode="sq8", metric="
     if usable <= 0:
         raise ValueError(f"machine_gb: {machine_gb} leaves nothing for an index")
 
-    reads = RERANKED * math.ceil(DTYPES[dtype] * dim / 4096 + 0.5) if on_disk else 0
+    compared = reranked(dim, mode, ef)
+    reads = compared * math.ceil(DTYPES[dtype] * dim / 4096 + 0.5) if on_disk else 0
 
     def at(shards):
         per = math.ceil(rows / shards)
         us = search_us(per, dim, mode, ef)
         cpu = us + 1000 * REPLICA_MS + (0.1 * COLD_READ_US if on_disk else 0)
-        wait = COLD_READ_US * RERANKED / 16 if on_disk else 0
+        wait = COLD_READ_US * compared / 16 if on_disk else 0
         return cpu, (us + wait) / 1000, scatter_ms(shards) + TAIL * (us + wait) / 1000
 
     smallest = max(1, math.ceil(rows / MAX_SHARD_ROWS), math.ceil(rows * hot / (usable * 1e9)))

@@ -272,7 +272,7 @@ static vx_codec *train(const float *rows, size_t n, size_t dim, size_t row_float
     vx_codec *codec = NULL;
     vx_error err;
     CHECK(vx_codec_train(rows, row_floats, n, (uint32_t)dim, is_ip,
-                         sketches ? VX_CODES_SKETCHED : VX_CODES_BYTES, ops->coords, &run,
+                         sketches ? VX_CODES_RANKED : VX_CODES_BYTES, ops->coords, &run,
                          &codec, &err) == VX_OK);
     return codec;
 }

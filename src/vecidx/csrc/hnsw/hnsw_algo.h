@@ -16,6 +16,7 @@ typedef struct vx_effort {
     size_t kth;    /* vx_gated                                                 */
     float reach;
     const vx_allowed *allowed; /* NULL: every row that the snapshot sees        */
+    bool sweeps;   /* all of them by codes, the nearest again by vectors         */
     bool hops;     /* among them, by vx_metric_ops.filtered ...                  */
     uint32_t ahead;
 } vx_effort;
@@ -61,6 +62,15 @@ vx_effort vx_graph_effort_allowed(const vx_view *view, const vx_allowed *allowed
  * a descent ended, if that is allowed. */
 void vx_graph_seed(const vx_space *space, const void *query, const vx_allowed *allowed,
                    vx_key descended, vx_ctx *ctx);
+
+/* Into each context's pool the `depth` nodes nearest to its query, of those that are allowed
+ * or have a twin that is, by these codes; none where its query is NULL. */
+void vx_graph_sweep(const vx_space *space, const vx_view *view, const vx_allowed *allowed,
+                    const void *const *queries, vx_ctx *const *ctxs, unsigned n, size_t depth,
+                    const vx_halt *halt);
+
+/* Is the query its own code, which then has the distances that vectors have? */
+bool vx_query_is_code(const vx_view *view, const vx_ctx *ctx);
 
 /* Is the k-th of the rows that such a walk found much nearer than allowed rows in general?
  * Else they are not to be relied on. */

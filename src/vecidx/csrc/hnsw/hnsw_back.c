@@ -80,7 +80,7 @@ static void look_piece(void *arg, size_t begin, size_t end, unsigned who)
 
 static void keep_in_links(vx_insert *in, const vx_run *quiet)
 {
-    in->n_spare = vx_spare_links(in->graph, in->view);
+    in->n_spare = in->codes.base != NULL ? in->view->M0 : vx_spare_links(in->graph, in->view);
     in->n_suspects = 0;
     for (size_t i = 0; i < in->n_batch; i++)
         if (in->twin_of[i] == VX_NO_SLOT)

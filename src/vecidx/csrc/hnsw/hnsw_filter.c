@@ -5,15 +5,19 @@
 
 /* ---- which way ------------------------------------------------------------- */
 
-/* A walk measures some 20 rows for each candidate it keeps. */
-#define WALK_ROWS 20.0
+/* What ways cost, in the time that a line of a row takes where rows are gone through in order,
+ * 2.5 ns on the reference machine: of a row beside its lines; of a walk, for each candidate that
+ * it keeps; the same for the rows of links that it reads to make up for a share of one in so
+ * many; and of a walk by sketches, which leaves out what is not allowed at its end. */
+#define ROW_COST 2.0
+#define WALK_COST 500.0
+#define HOP_COST 44.0
+#define GATED_COST 300.0
 
-/* ... and reads, for each, as many link rows as make up for a share, at this much of a
- * row's cost each. */
-#define HOP_ROWS 2.0
+/* Comparing vectors misses nothing, which is worth this much. */
+#define EXACT 4.0
 
-/* From this share on a walk by sketches, which leaves out what is not allowed at its end,
- * is the faster. */
+/* From this share on a walk by sketches is the faster. */
 #define GATED_SHARE 0.5
 
 /* Candidates of a walk among allowed rows: half as many again as elsewhere, for what its
@@ -25,12 +29,9 @@ static size_t hops_pool(const vx_view *view, size_t k, size_t ef)
     return pool < depth ? depth : pool;
 }
 
-static bool scans_allowed(const vx_allowed *allowed, size_t pool)
+static double pass_cost(double n_rows, size_t row_bytes)
 {
-    const double n = allowed->now.n, n_rows = allowed->n_rows;
-    if (n_rows <= 2 * (double)pool)
-        return true;
-    return n_rows <= (double)pool * (WALK_ROWS + HOP_ROWS * n / n_rows);
+    return n_rows * (ROW_COST + (double)((row_bytes + VX_LINE - 1) / VX_LINE));
 }
 
 vx_effort vx_graph_effort_allowed(const vx_view *view, const vx_allowed *allowed, size_t k,
@@ -38,15 +39,24 @@ vx_effort vx_graph_effort_allowed(const vx_view *view, const vx_allowed *allowed
 {
     vx_effort effort = {.k = k, .ef = ef, .kth = k, .reach = INFINITY, .allowed = allowed};
     const size_t pool = hops_pool(view, k, ef);
-    if (scans_allowed(allowed, pool))
+    const double n_rows = allowed->n_rows, share = allowed->now.n / fmax(n_rows, 1);
+    const bool gated = view->n_groups > 0 && n_rows >= GATED_SHARE * (double)n_live;
+    const double walk = (double)pool * (gated ? GATED_COST : WALK_COST + HOP_COST * share);
+    const double scan = pass_cost(n_rows, view->form.row_bytes);
+    const double sweep = view->codec == NULL           ? INFINITY
+                         : view->codec->has_ranks      ? pass_cost(n_rows, VX_RANK_BYTES)
+                         : view->has_codes             ? pass_cost(n_rows, view->codec->row_bytes)
+                                                       : INFINITY;
+    if (n_rows <= 2 * (double)pool || EXACT * scan <= walk || (scan <= walk && scan <= sweep))
         return effort;
-    if (view->n_groups > 0 && allowed->n_rows >= GATED_SHARE * (double)n_live) {
+    effort.sweeps = sweep <= walk;
+    if (gated && !effort.sweeps) {
         effort = vx_graph_effort(view, &allowed->now, k, ef, allowed->n_rows);
         effort.allowed = allowed;
         if (effort.pool > 0)
             return effort;
     }
-    effort.hops = true;
+    effort.hops = !effort.sweeps;
     effort.pool = pool;
     const uint32_t ahead = allowed->now.n / allowed->n_rows + 1;
     effort.ahead = ahead < 16 ? ahead : 16;
@@ -111,13 +121,14 @@ void vx_graph_retry(const vx_graph *graph, const vx_view *view, vx_ctx *ctx,
                     float *out_dists)
 {
     const vx_query query = vx_ctx_query(ctx);
-    if (effort->hops || effort->pool == 0) {
+    vx_effort surer = *effort;
+    surer.sweeps = !effort->sweeps && effort->hops && vx_query_is_code(view, ctx);
+    if ((effort->hops || effort->sweeps || effort->pool == 0) && !surer.sweeps) {
         vx_graph_scan_allowed(graph, view, effort->allowed, &query, 1, effort->k, halt, out_labels,
                               out_dists);
         return;
     }
-    vx_effort surer = *effort;
-    surer.hops = true;
+    surer.hops = !surer.sweeps;
     surer.ahead = 2;
     surer.pool = hops_pool(view, effort->k, effort->ef);
     surer.pool = surer.pool < effort->pool ? surer.pool : effort->pool; /* the context's room */
@@ -125,10 +136,106 @@ void vx_graph_retry(const vx_graph *graph, const vx_view *view, vx_ctx *ctx,
                     out_dists);
 }
 
+/* ---- sweep ----------------------------------------------------------------- */
+
+#define SWEEP_NODES 64u
+#define HALT_PIECES 16u /* pieces of 64 rows between two questions               */
+
+/* The next set bits from *at on. */
+static uint32_t next_nodes(const vx_allowed *allowed, uint32_t *at, vx_slot *out)
+{
+    uint32_t n = 0;
+    while (n < SWEEP_NODES && *at < allowed->now.n) {
+        const uint64_t word = allowed->nodes[*at >> 6] >> (*at & 63);
+        if (word == 0) {
+            *at = (*at | 63) + 1;
+            continue;
+        }
+        *at += vx_lowest_bit_64(word);
+        out[n++] = (*at)++;
+    }
+    return n;
+}
+
+static void keep(vx_ctx *ctx, const vx_view *view, vx_key key, size_t depth)
+{
+    size_t low = 0, high = ctx->n_pool;
+    if (high == depth && key >= ctx->pool[depth - 1])
+        return;
+    if (vx_view_is_twin(view, vx_key_slot(key)))
+        return; /* it comes with its node, which stands in the bitmap for it */
+    while (low < high) {
+        const size_t middle = (low + high) / 2;
+        if (ctx->pool[middle] < key)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    ctx->n_pool += ctx->n_pool < depth;
+    memmove(ctx->pool + low + 1, ctx->pool + low, (ctx->n_pool - 1 - low) * sizeof *ctx->pool);
+    ctx->pool[low] = key;
+}
+
+/* Keep what is near enough of rows that are measured: few, but for the first. */
+#define GLANCE 16u
+
+static void keep_near(vx_ctx *ctx, const vx_view *view, const vx_slot *slots, const float *dists,
+                      uint32_t n, size_t depth)
+{
+    for (uint32_t at = 0; at < n; at += GLANCE) {
+        const uint32_t end = n - at < GLANCE ? n : at + GLANCE;
+        const float most = ctx->n_pool < depth ? INFINITY : vx_key_dist(ctx->pool[depth - 1]);
+        uint32_t any = 0;
+        for (uint32_t i = at; i < end; i++)
+            any |= dists[i] <= most;
+        for (uint32_t i = at; i < end && any; i++)
+            keep(ctx, view, vx_key_of(dists[i], slots[i]), depth);
+    }
+}
+
+void vx_graph_sweep(const vx_space *space, const vx_view *view, const vx_allowed *allowed,
+                    const void *const *queries, vx_ctx *const *ctxs, unsigned n, size_t depth,
+                    const vx_halt *halt)
+{
+    vx_slot slots[2][SWEEP_NODES];
+    float dists[SWEEP_NODES + 4];
+    uint32_t at = 0, n_slots, piece = 0;
+    for (unsigned i = 0; i < n; i++)
+        ctxs[i]->n_pool = 0;
+    n_slots = next_nodes(allowed, &at, slots[0]);
+    while (n_slots > 0) {
+        const vx_slot *here = slots[piece % 2];
+        vx_slot *ahead = slots[++piece % 2];
+        const uint32_t n_ahead = next_nodes(allowed, &at, ahead);
+        for (uint32_t i = 0; i < n_ahead; i++)
+            for (size_t line = 0; line < space->row_bytes; line += VX_LINE)
+                VX_PREFETCH(vx_space_row(space, ahead[i]) + line);
+        if (piece % HALT_PIECES == 0 && vx_halt_asked(halt))
+            return;
+        for (unsigned i = 0; i < n; i++) {
+            if (queries[i] == NULL)
+                continue;
+            space->ops->many(queries[i], space->rows, space->row_bytes, here, n_slots, dists);
+            keep_near(ctxs[i], view, here, dists, n_slots, depth);
+        }
+        n_slots = n_ahead;
+    }
+}
+
+bool vx_query_is_code(const vx_view *view, const vx_ctx *ctx)
+{
+    const vx_codec *codec = view->codec;
+    if (codec == NULL || !view->has_codes || !codec->is_lossless)
+        return false;
+    for (uint32_t i = 0; i < codec->dim; i++)
+        if (ctx->query[i] != (float)ctx->code[i])
+            return false;
+    return true;
+}
+
 /* ---- scan ------------------------------------------------------------------ */
 
 #define SCAN_ROWS 64u
-#define HALT_PIECES 16u /* pieces of SCAN_ROWS between two questions             */
 
 uint32_t vx_allowed_next(const vx_allowed *allowed, uint32_t *at, vx_slot *out, uint32_t room)
 {

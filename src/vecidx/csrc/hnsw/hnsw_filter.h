@@ -2,6 +2,8 @@
  *
  * By their share of what is there, a search of allowed rows
  *   - compares with each of them (vx_graph_scan_allowed), while they are few;
+ *   - compares with each by its code, and with the nearest again (vx_graph_sweep), while
+ *     that is less work than a walk;
  *   - walks from allowed row to allowed row, over others between (hnsw_filtered.h);
  *   - where there are sketches and most rows are allowed, walks as ever with a wider
  *     pool and leaves the others out at the end.

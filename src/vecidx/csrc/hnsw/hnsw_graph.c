@@ -101,8 +101,8 @@ static void set_bases(vx_view *view)
 
 bool vx_keeps_codes(const vx_params *params, const vx_codec *codec)
 {
-    return params->dtype == VX_F32 || codec->n_sketch == 0 ||
-           (params->metric == VX_IP && !codec->has_ranks);
+    return !codec->has_ranks &&
+           (params->dtype == VX_F32 || codec->n_sketch == 0 || params->metric == VX_IP);
 }
 
 /* A view without planes. */
@@ -355,6 +355,8 @@ vx_status vx_graph_reserve(vx_graph *graph, uint64_t n_rows, uint64_t n_upper, v
 struct encoding {
     const vx_view *view;
     const vx_slot *slots; /* NULL: all from 0 on */
+    uint8_t *codes;       /* of all slots; NULL: they are not kept                */
+    bool ranks;           /* to be made */
     vx_coords_fn coords;
     uint8_t *is_outside;  /* NULL: nobody asks                                    */
     char *scratch;        /* of each thread: a row as floats, then its code      */
@@ -369,13 +371,13 @@ static void encode_piece(void *arg, size_t begin, size_t end, unsigned who)
     for (size_t i = begin; i < end; i++) {
         const size_t slot = e->slots != NULL ? e->slots[i] : i;
         const float *row = vx_view_floats(view, (vx_slot)slot, (float *)(void *)mine);
-        uint8_t *code = view->has_codes
-                            ? view->codes + slot * view->codec->row_bytes
+        uint8_t *code = e->codes != NULL
+                            ? e->codes + slot * view->codec->row_bytes
                             : (uint8_t *)mine + view->form.query_floats * sizeof *row;
         const bool fits = vx_codec_encode(view->codec, row, false, code);
         if (e->is_outside != NULL)
             e->is_outside[i] = !fits;
-        if (view->codec->has_ranks) {
+        if (e->ranks) {
             int16_t coords[VX_RANK_COORDS];
             vx_codec_coords(view->codec, e->coords, code, coords);
             vx_codec_rank(coords, view->ranks + slot * VX_RANK_BYTES);
@@ -385,16 +387,13 @@ static void encode_piece(void *arg, size_t begin, size_t end, unsigned who)
 
 #define ENCODE_GRAIN 256u
 
-static vx_status encode(const vx_view *view, const vx_slot *slots, size_t n, uint8_t *is_outside,
-                        const vx_run *run)
+static vx_status run_encoding(struct encoding e, size_t n, const vx_run *run)
 {
-    struct encoding e = {.view = view, .slots = slots, .is_outside = is_outside,
-                         .coords = vx_ops_of(vx_level_active())->coords};
+    const vx_view *view = e.view;
     vx_run fixed = run != NULL ? *run : (vx_run){0, NULL, NULL};
-    if (!view->has_codes && !view->codec->has_ranks && is_outside == NULL)
-        return VX_OK; /* there is nothing to be kept, nor asked */
+    e.coords = vx_ops_of(vx_level_active())->coords;
     fixed.num_threads = vx_pool_width(run);
-    if (view->form.dtype != VX_F32) {
+    if (view->form.dtype != VX_F32 || e.codes == NULL) {
         e.scratch_bytes = view->form.query_floats * sizeof(float) + view->codec->row_bytes;
         e.scratch = vx_alloc(fixed.num_threads, e.scratch_bytes);
         if (e.scratch == NULL)
@@ -403,6 +402,22 @@ static vx_status encode(const vx_view *view, const vx_slot *slots, size_t n, uin
     const vx_status st = vx_pool_run(n, ENCODE_GRAIN, &fixed, 0, 0, encode_piece, &e);
     vx_free(e.scratch);
     return st;
+}
+
+static vx_status encode(const vx_view *view, const vx_slot *slots, size_t n, uint8_t *is_outside,
+                        const vx_run *run)
+{
+    const struct encoding e = {.view = view, .slots = slots, .is_outside = is_outside,
+                               .codes = view->has_codes ? view->codes : NULL,
+                               .ranks = view->codec->has_ranks};
+    if (e.codes == NULL && !e.ranks && is_outside == NULL)
+        return VX_OK; /* there is nothing to be kept, nor asked */
+    return run_encoding(e, n, run);
+}
+
+vx_status vx_view_make_codes(const vx_view *view, uint8_t *codes, size_t n, const vx_run *run)
+{
+    return run_encoding((struct encoding){.view = view, .codes = codes}, n, run);
 }
 
 vx_status vx_graph_encode(vx_graph *graph, const vx_slot *slots, size_t n, uint8_t *is_outside,

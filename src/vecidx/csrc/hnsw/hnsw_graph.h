@@ -161,6 +161,9 @@ vx_status vx_graph_quantise(vx_graph *graph, vx_codec *codec, uint64_t n_rows, u
 vx_status vx_graph_encode(vx_graph *graph, const vx_slot *slots, size_t n, uint8_t *is_outside,
                           const vx_run *run);
 
+/* The codes of the first n rows, in order, for as long as a build wants them. */
+vx_status vx_view_make_codes(const vx_view *view, uint8_t *codes, size_t n, const vx_run *run);
+
 /* An empty view with room for so many rows, to be filled, and given to
  * vx_graph_swap_view or freed. */
 vx_status vx_view_new(const vx_params *params, vx_codec *codec, uint64_t n_rows,
@@ -212,9 +215,11 @@ VX_INLINE const float *vx_view_floats(const vx_view *view, vx_slot slot, float *
     return vx_form_floats(&view->form, vx_view_vector(view, slot), room);
 }
 
-/* Are codes of such rows kept, and the graph built and walked on them?  Under "auto" not
- * where rows are shorter than float32: they are read as they are then, for no memory
- * more; but under ip only ranks can tell, without codes, what a sketch is to let pass. */
+/* Are codes of such rows kept, and the graph built and walked on them?  Not beside rank
+ * codes, which serve walks as well; large builds make them for a while (hnsw_insert.c).
+ * Under "auto" not where rows are shorter than float32 either: they are read as they are
+ * then, for no memory more; but under ip only ranks can tell, without codes, what a sketch
+ * is to let pass. */
 bool vx_keeps_codes(const vx_params *params, const vx_codec *codec);
 
 VX_INLINE vx_link *vx_view_links(const vx_view *view, vx_slot slot, unsigned layer)

@@ -56,6 +56,10 @@
  * they are recomputed. */
 #define KEEP_DISTS_ROWS 1024u
 
+/* ... and at least one in so many of all, by byte codes where these are not kept: half the
+ * CPU time of a build by float32 of 384 and more dimensions. */
+#define CODES_SHARE 16u
+
 /* When one in so many rows is newer than the last vx_reconnect, which reads the
  * whole graph once, an add ends with it.  That is every bulk add, and every n/128
  * adds of one row, which then cost some 10 % more.  By inner products whole groups
@@ -74,7 +78,9 @@ static bool is_due(const vx_graph *graph, const vx_view *view, size_t n_new, vx_
  * is linked there no search finds (of 500 clusters of made data, 50,000 x 768: recall@10
  * stayed at 0.998 whatever ef, and is 1).  Of WordNet, text and SIFT, 40,000 rows of each,
  * the same CPU time as with five eighths of pool and of rows, and recall equal or higher
- * (text at ef 32 by 0.009).  Three eighths of the pool lose 0.001 on WordNet above 0.99. */
+ * (text at ef 32 by 0.009).  Three eighths of the pool lose 0.001 on WordNet above 0.99.
+ * A second pass over all rows, tried outside of this code, saves 3 to 18 % of a search's
+ * distances but searches every row again; its cost here is not known (benchmarks/RESULTS.md). */
 static size_t build_share(size_t n) { return (n + 1) / 2; }
 
 /* A walk that begins among a row's neighbours needs only look around there. */
@@ -461,9 +467,33 @@ static vx_status run_batch(vx_insert *in, uint64_t done, uint64_t total, vx_publ
     return VX_OK;
 }
 
+/* Codes to build on, where it is worth it.  Without room for them the vectors serve. */
+static vx_status make_codes(vx_insert *in, size_t n_new, vx_slot end)
+{
+    const vx_view *view = in->view;
+    if (view->codec == NULL || view->has_codes || view->form.dtype != VX_F32 ||
+        n_new < KEEP_DISTS_ROWS || n_new < end / CODES_SHARE)
+        return VX_OK;
+    const size_t bytes = (size_t)end * view->codec->row_bytes;
+    if (vx_plane_reserve(&in->codes, bytes, NULL) != VX_OK)
+        return VX_OK;
+    uint8_t *codes = (uint8_t *)in->codes.base;
+    vx_status st = vx_plane_commit(&in->codes, bytes, NULL);
+    if (st == VX_OK)
+        st = vx_view_make_codes(view, codes, end, &in->run);
+    if (st == VX_OK)
+        in->space = vx_codes_space(view, codes);
+    else
+        vx_plane_free(&in->codes);
+    return st == VX_E_NOMEM ? VX_OK : st;
+}
+
 static vx_status prepare(vx_insert *in, size_t n_new, vx_slot end, vx_reach *reach,
                          bool proves, vx_error *err)
 {
+    const vx_status st = make_codes(in, n_new, end);
+    if (st != VX_OK)
+        return vx_fail(err, st, "interrupted");
     in->n_contexts = in->run.num_threads;
     in->contexts = vx_zalloc(in->n_contexts, sizeof *in->contexts);
     in->at = vx_alloc(BATCH_ROWS, sizeof *in->at);
@@ -508,6 +538,7 @@ static void finish(vx_insert *in)
     vx_free(in->suspects);
     vx_free(in->is_cut);
     vx_plane_free(&in->kept.plane);
+    vx_plane_free(&in->codes);
 }
 
 vx_status vx_graph_insert(vx_graph *graph, const vx_slot *slots, size_t n, const vx_run *run,

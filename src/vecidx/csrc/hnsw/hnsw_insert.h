@@ -22,6 +22,7 @@ typedef struct vx_insert {
     vx_ctx **contexts; /* one a thread, by `who`                              */
     unsigned n_contexts;
     vx_edge_dists kept;
+    vx_plane codes; /* of all rows, while they are linked; base NULL: none    */
 
     /* The batch: n_batch slots, rising, over a graph of rows 0 .. n_seen-1.  Some of
      * them may lie below n_seen, used again; no link leads to them yet. */

@@ -75,12 +75,14 @@ vx_space vx_query_vectors(const vx_graph *graph, const vx_view *view, const vx_q
     return vectors_of(view, vx_kind_of(view->form.dtype, graph->params.metric, by_row));
 }
 
-static vx_space codes_of(const vx_view *view)
+vx_space vx_codes_space(const vx_view *view, const uint8_t *codes)
 {
     const int kind = view->codec->flips != NULL ? VX_KIND_N4_L2SQ : VX_KIND_U8_L2SQ;
-    return (vx_space){&vx_ops_of(vx_level_active())->kind[kind], (const char *)view->codes,
+    return (vx_space){&vx_ops_of(vx_level_active())->kind[kind], (const char *)codes,
                       view->codec->row_bytes};
 }
+
+static vx_space codes_of(const vx_view *view) { return vx_codes_space(view, view->codes); }
 
 vx_space vx_graph_codes(const vx_view *view)
 {

@@ -145,6 +145,9 @@ const vx_metric_ops *vx_kind_ops(vx_level level, int kind);
  * is a row. */
 vx_space vx_graph_space(const vx_graph *graph, const vx_view *view);
 
+/* The same of byte codes that a build has made for itself. */
+vx_space vx_codes_space(const vx_view *view, const uint8_t *codes);
+
 /* Codes, for queries that vx_codec_encode has prepared. */
 vx_space vx_graph_codes(const vx_view *view);
 

@@ -110,11 +110,10 @@ static double gated_room(size_t ef)
  * put the ten nearest of embeddings among the first 20, of descriptors among the first 40. */
 size_t vx_rerank_depth(const vx_codec *codec, size_t k, size_t ef)
 {
-    return codec->flips != NULL ? 2 * k + 20 + ef / 4 : k + k / 2 + 8;
+    if (codec->flips != NULL)
+        return 2 * k + 20 + ef / 4;
+    return codec->has_ranks ? 2 * k + 20 + ef / 8 : k + k / 2 + 8;
 }
-
-/* Rank codes that are compared again by their byte codes before that. */
-static size_t rank_depth(size_t k, size_t ef) { return 2 * k + 20 + ef / 8; }
 
 vx_effort vx_graph_effort(const vx_view *view, const vx_snapshot *now, size_t k, size_t ef,
                           uint64_t n_live)
@@ -133,36 +132,11 @@ vx_effort vx_graph_effort(const vx_view *view, const vx_snapshot *now, size_t k,
         pool *= gated_room(ef);
     }
     if (view->codec != NULL) { /* what is to be compared again has to be kept */
-        const size_t depth = view->codec->has_ranks && view->n_groups > 0 ? rank_depth(k, ef)
-                                                                          : vx_rerank_depth(view->codec, k, ef);
+        const size_t depth = vx_rerank_depth(view->codec, k, ef);
         pool = pool > (double)depth * factor ? pool : (double)depth * factor;
     }
     effort.pool = pool < (double)now->n ? (size_t)pool : now->n;
     return effort;
-}
-
-/* Leave the pool's nearest `depth` in order of their byte codes. */
-static void rerank_codes(const vx_space *codes, const uint8_t *query, vx_ctx *ctx, size_t depth)
-{
-    vx_slot slots[RERANK_ROWS];
-    float dists[RERANK_ROWS + 4];
-    size_t n_done = 0;
-    depth = depth < ctx->n_pool ? depth : ctx->n_pool;
-    for (size_t i = 0; i < depth;) {
-        size_t n = 0;
-        for (; i + n < depth && n < RERANK_ROWS; n++)
-            slots[n] = vx_key_slot(ctx->pool[i + n]);
-        codes->ops->many(query, codes->rows, codes->row_bytes, slots, n, dists);
-        for (size_t j = 0; j < n; j++, n_done++) {
-            const vx_key key = vx_key_of(dists[j], slots[j]);
-            size_t at = n_done;
-            for (; at > 0 && ctx->pool[at - 1] > key; at--)
-                ctx->pool[at] = ctx->pool[at - 1];
-            ctx->pool[at] = key;
-        }
-        i += n;
-    }
-    ctx->n_pool = depth;
 }
 
 /* May a node stand for a row that may be returned? */
@@ -274,13 +248,7 @@ static void collect(const vx_graph *graph, const vx_view *view, const vx_snapsho
 {
     vx_ctx_forget(ctx);
     if (by_codes) {
-        size_t depth = vx_rerank_depth(view->codec, best->k, effort->ef);
-        if (view->codec->has_ranks && !effort->hops && view->has_codes) {
-            const vx_space codes = vx_graph_codes(view);
-            rerank_codes(&codes, ctx->code, ctx, rank_depth(best->k, effort->ef));
-        } else if (view->codec->has_ranks && !effort->hops) {
-            depth = rank_depth(best->k, effort->ef);
-        }
+        const size_t depth = vx_rerank_depth(view->codec, best->k, effort->ef);
         rerank(graph, view, now, effort->allowed, ctx, depth, halt, best);
         return;
     }
@@ -299,7 +267,7 @@ static void collect(const vx_graph *graph, const vx_view *view, const vx_snapsho
 static bool is_rich(const vx_view *view, const vx_snapshot *now, vx_ctx *ctx,
                     const vx_effort *effort)
 {
-    if (effort->allowed == NULL || effort->hops)
+    if (effort->allowed == NULL || effort->hops || effort->sweeps)
         return true;
     size_t n = 0;
     for (size_t i = 0; i < ctx->n_pool && i < 2 * effort->kth && n < effort->k; i++)
@@ -317,7 +285,7 @@ static bool is_found(const vx_graph *graph, const vx_view *view, const vx_snapsh
     if (best->n < effort->k ||
         atomic_load_explicit(&view->unlinked, memory_order_acquire) > now->seq)
         return false;
-    return effort->allowed == NULL ||
+    return effort->allowed == NULL || (effort->sweeps && vx_query_is_code(view, ctx)) ||
            vx_graph_stands_out(graph, view, ctx, effort->allowed, best->k,
                                best->dists[best->k - 1]);
 }
@@ -336,8 +304,9 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
                      const vx_halt *halt, vx_label *out_labels, float *out_dists)
 {
     const vx_ops *ops = vx_ops_of(vx_level_active());
-    const bool gated = view->n_groups > 0 && !effort->hops;
-    const vx_space space = gated             ? vx_graph_ranks(view)
+    const bool gated = view->n_groups > 0 && !effort->hops && !effort->sweeps;
+    const bool by_ranks = view->codec != NULL && view->codec->has_ranks;
+    const vx_space space = gated || by_ranks ? vx_graph_ranks(view)
                            : view->has_codes ? vx_graph_codes(view)
                                              : vx_graph_space(graph, view);
     const vx_slot entry = (vx_slot)now->entry;
@@ -345,6 +314,7 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
     const size_t k = effort->k;
     vx_gated gates[VX_TURNS];
     unsigned n_gated = 0;
+    const void *swept[VX_TURNS];
     bool by_codes[VX_TURNS];
 
     for (unsigned i = 0; i < n && walks; i++) {
@@ -353,12 +323,16 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
         const void *query = view->codec != NULL ? prepare_query(view, ctxs[i]) : NULL;
         hide(ctxs[i]);
         by_codes[i] = query != NULL;
+        if (effort->sweeps) {
+            swept[i] = query;
+            continue;
+        }
         if (gated && by_codes[i]) {
             gates[n_gated++] = (vx_gated){ctxs[i],      query,       from,         now->n,
                                           effort->pool, effort->kth, effort->reach};
             continue;
         }
-        if (effort->hops && by_codes[i]) { /* by codes if there are any: rows of links differ */
+        if (effort->hops && by_codes[i] && !by_ranks) { /* by codes if there are any: rows of links differ */
             by_codes[i] = view->has_codes;
             query = view->has_codes ? ctxs[i]->code : NULL;
         }
@@ -379,6 +353,9 @@ void vx_graph_search(const vx_graph *graph, const vx_view *view, const vx_snapsh
     }
     if (n_gated > 0)
         ops->gated(&space, view, gates, n_gated);
+    if (effort->sweeps && walks)
+        vx_graph_sweep(&space, view, effort->allowed, swept, ctxs, n,
+                       vx_rerank_depth(view->codec, k, effort->ef), halt);
     for (unsigned i = 0; i < n; i++) {
         struct best best = {out_labels + i * k, out_dists + i * k, 0, k};
         if (walks && is_rich(view, now, ctxs[i], effort))

@@ -163,7 +163,10 @@ VX_INLINE void fetch_links(const vx_view *view, vx_slot slot, unsigned layer)
 }
 
 /* A greedy descent (Algorithm 2 with ef = 1), in two halves as a gated walk has them:
- * gather the links of the best row so far, then compare. */
+ * gather the links of the best row so far, then compare.  Among many clusters it often ends
+ * in a wrong one; a beam of 4 to 16 on layer 1, simulated, mends a part of that, but costs up
+ * to 12 to 45 % more distances at equal recall on embeddings and descriptors
+ * (benchmarks/RESULTS.md, "Where recall is lost among many clusters"). */
 typedef struct descent {
     vx_slot best, fresh[VX_MAX_M];
     float dist;

@@ -45,6 +45,9 @@ static vx_status find_planes(struct load *l, const void *given[VX_N_PLANES], vx_
         const vx_stored_plane *p = &vx_stored_planes[i];
         const vx_entry *e = vx_store_find(l->store, p->kind);
         const uint64_t bytes = plane_rows(l, p->plane) * vx_view_row_bytes(view, p->plane);
+        if (e != NULL && p->plane == VX_PLANE_CODES && view->codec != NULL &&
+            view->codec->has_ranks)
+            continue; /* earlier versions kept them beside rank codes */
         if (e != NULL && vx_view_row_bytes(view, p->plane) == 0)
             return vx_fail(err, VX_E_FORMAT,
                            "section '%s' (at byte %llu): an index of these parameters has none",

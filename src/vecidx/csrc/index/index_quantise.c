@@ -30,8 +30,9 @@
 #include "../quant/quant_nibble.h"
 #include "index.h"
 
-/* Rows a codec is tried on, spread over all; and rows it is trained on. */
-#define TRIAL_ROWS 4096u
+/* Rows a codec is tried on, spread over all, and values of them; and rows it is trained on. */
+#define TRIAL_ROWS (1u << 17)
+#define TRIAL_VALUES (1u << 26)
 #define LESSON_ROWS 8192u
 #define LESSON_FLOATS (1u << 25) /* but 128 MB of them at most */
 
@@ -230,13 +231,12 @@ static void choose_rows(const vx_index *index, struct ground *ground, struct row
     const uint32_t code_dim = p->dim + (p->metric == VX_IP);
     const size_t code_bytes = p->quantization == VX_QUANT_SQ4 ? vx_nibble_bytes(code_dim)
                                                               : vx_round_up(code_dim, VX_LINE);
-    const size_t room = ((size_t)32 << 20) / code_bytes - PICKS / 2; /* of 65,536 dimensions: 255 */
+    const uint32_t room = TRIAL_VALUES / p->dim; /* of 65,536 dimensions: 1,024 */
     double least = INFINITY, most = 0;
     out->n_before = out->n =
-        spread(ground, room < TRIAL_ROWS ? (uint32_t)room : TRIAL_ROWS, out->slots);
+        spread(ground, room < TRIAL_ROWS ? room : TRIAL_ROWS, out->slots);
     uint32_t n_asked = w->n_outside > w->outside_most ? w->n_outside : w->n_picks;
     n_asked = view->codec == NULL ? 0 : n_asked > PICKS ? PICKS : n_asked;
-    n_asked = n_asked > room ? (uint32_t)room : n_asked;
     for (uint32_t i = 0; i < n_asked; i++)
         if (asked_about(w, i, n_asked) < ground->n_rows)
             out->slots[out->n++] = asked_about(w, i, n_asked);
@@ -294,7 +294,7 @@ static vx_status train(const vx_index *index, struct ground *ground, const struc
 {
     const vx_params *p = &index->graph.params;
     const vx_view *view = atomic_load(&index->graph.view);
-    vx_codes kind = p->quantization == VX_QUANT_AUTO  ? VX_CODES_SKETCHED
+    vx_codes kind = p->quantization == VX_QUANT_AUTO  ? VX_CODES_RANKED
                     : p->quantization == VX_QUANT_SQ4 ? VX_CODES_NIBBLES
                                                       : VX_CODES_BYTES;
     uint32_t n = 0;
@@ -313,11 +313,12 @@ static vx_status train(const vx_index *index, struct ground *ground, const struc
             *out = codec;
             break;
         }
+        const bool has_ranks = st == VX_OK && codec->has_ranks;
         vx_codec_free(codec);
         /* Byte codes may serve where rank codes do not. */
-        again = kind == VX_CODES_SKETCHED && out_scores[0].by_code >= ENOUGH &&
+        again = kind == VX_CODES_RANKED && has_ranks && out_scores[0].by_code >= ENOUGH &&
                 out_scores[1].by_code >= ENOUGH;
-        kind = VX_CODES_BYTES;
+        kind = VX_CODES_SKETCHED;
     }
     vx_free(lesson);
     return st;

@@ -11,67 +11,108 @@
 #define QUERIES 64u
 #define NEAREST 11u /* itself and ten others */
 
-/* Where they have to be by their codes: nearer to the top than a search looks
- * (vx_rerank_depth, rank_depth of hnsw_search.c), since the whole index is denser than
- * the sample. */
-#define CODE_DEPTH 16u
-#define NIBBLE_DEPTH 25u /* groups of rows far apart, for which the step is too coarse, fail */
+/* Codes that are too coarse bring others to the top, but not from afar: so only so many rows
+ * about a query are encoded.  They are sought among all that are tried, for among a few
+ * thousand, spread over as much room as millions, nearest rows are easily told. */
+#define CLOSE 128u
+
+/* Where the nearest have to be by their codes: where a search for ten looks
+ * (vx_rerank_depth of hnsw_search.c). */
+#define CODE_DEPTH 23u
+#define NIBBLE_DEPTH 40u /* groups of rows far apart, for which the step is too coarse, fail */
 #define RANK_DEPTH 40u
+
+/* Queries of a piece of work, which go through the rows together, and rows at a time. */
+#define TOGETHER 16u
+#define BLOCK 256u
+
+struct near {
+    float dist;
+    uint32_t number;
+};
 
 struct trial {
     const vx_view *view;
     const vx_codec *codec;
     const vx_ops *ops;
     const vx_metric_ops *by_row; /* of the vectors                             */
-    char *scratch;          /* of each thread: a row as floats, a query's code, distances */
+    char *scratch;               /* of each thread: struct room, and what it points to */
     size_t scratch_bytes;
     const vx_slot *slots;
     uint32_t n;
-    uint8_t *codes, *ranks; /* of them                                         */
     uint32_t queries[2 * QUERIES], n_queries; /* numbers of rows                */
-    uint32_t by_code[2 * QUERIES], by_rank[2 * QUERIES];
+    uint32_t n_nearest[2 * QUERIES], by_code[2 * QUERIES], by_rank[2 * QUERIES];
     double held[2 * QUERIES];
 };
 
-/* The numbers of the `depth` smallest, by insertion. */
-static void take_nearest(const float *dists, uint32_t n, uint32_t depth, uint32_t *out)
+/* What a thread works in. */
+struct room {
+    struct near near[TOGETHER][CLOSE];
+    uint32_t n_near[TOGETHER];
+    float dists[BLOCK + 16];
+    uint8_t *codes, *ranks; /* of those about one query                        */
+    uint8_t *query;         /* its code                                        */
+    float *floats;          /* a row                                           */
+};
+
+#define ROOM_BYTES vx_round_up(sizeof(struct room), VX_LINE)
+
+static size_t scratch_bytes(const struct trial *t)
 {
-    float best[RANK_DEPTH];
-    uint32_t n_best = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        uint32_t at = n_best;
-        if (at == depth && !(dists[i] < best[depth - 1]))
-            continue;
-        at = n_best < depth ? n_best++ : depth - 1;
-        for (; at > 0 && best[at - 1] > dists[i]; at--) {
-            best[at] = best[at - 1];
-            out[at] = out[at - 1];
-        }
-        best[at] = dists[i];
-        out[at] = i;
+    return ROOM_BYTES + CLOSE * (t->codec->row_bytes + VX_RANK_BYTES) +
+           vx_round_up(vx_codec_query_bytes(t->codec), VX_LINE) +
+           vx_round_up(t->view->form.query_floats * sizeof(float), VX_LINE);
+}
+
+static struct room *room_of(const struct trial *t, unsigned who)
+{
+    char *at = t->scratch + who * t->scratch_bytes;
+    struct room *room = (struct room *)(void *)at;
+    room->codes = (uint8_t *)at + ROOM_BYTES;
+    room->ranks = room->codes + CLOSE * t->codec->row_bytes;
+    room->query = room->ranks + CLOSE * VX_RANK_BYTES;
+    room->floats =
+        (float *)(void *)(room->query + vx_round_up(vx_codec_query_bytes(t->codec), VX_LINE));
+    return room;
+}
+
+/* Keep the nearest, the earlier of equally near ones first. */
+static void keep_near(struct near *near, uint32_t *n, uint32_t number, float dist)
+{
+    uint32_t at = *n;
+    if (at == CLOSE && !(dist < near[CLOSE - 1].dist))
+        return;
+    at = at < CLOSE ? (*n)++ : CLOSE - 1;
+    for (; at > 0 && near[at - 1].dist > dist; at--)
+        near[at] = near[at - 1];
+    near[at] = (struct near){dist, number};
+}
+
+/* How many of the NEAREST first of n rows are among the `depth` nearest by these distances,
+ * the earlier of equally near ones first, as above? */
+static uint32_t count_kept(const float *dists, const struct near *near, uint32_t n, uint32_t depth)
+{
+    uint32_t n_kept = 0;
+    for (uint32_t i = 0; i < NEAREST && i < n; i++) {
+        uint32_t n_nearer = 0;
+        for (uint32_t j = 0; j < n; j++)
+            n_nearer += dists[j] < dists[i] ||
+                        (dists[j] <= dists[i] && near[j].number < near[i].number);
+        n_kept += n_nearer < depth;
     }
+    return n_kept;
 }
 
-static uint32_t count_common(const uint32_t *nearest, const uint32_t *found, uint32_t depth)
+static void encode(const struct trial *t, struct room *room, const struct near *near, uint32_t n)
 {
-    uint32_t n = 0;
-    for (uint32_t i = 0; i < NEAREST; i++)
-        for (uint32_t j = 0; j < depth; j++)
-            n += nearest[i] == found[j];
-    return n;
-}
-
-static void encode_piece(void *arg, size_t begin, size_t end, unsigned who)
-{
-    const struct trial *t = arg;
-    float *room = (float *)(void *)(t->scratch + who * t->scratch_bytes);
-    for (size_t i = begin; i < end; i++) {
-        uint8_t *code = t->codes + i * t->codec->row_bytes;
-        (void)vx_codec_encode(t->codec, vx_view_floats(t->view, t->slots[i], room), false, code);
+    for (uint32_t i = 0; i < n; i++) {
+        uint8_t *code = room->codes + i * t->codec->row_bytes;
+        const vx_slot slot = t->slots[near[i].number];
+        (void)vx_codec_encode(t->codec, vx_view_floats(t->view, slot, room->floats), false, code);
         if (t->codec->has_ranks) {
             int16_t coords[VX_RANK_COORDS];
             vx_codec_coords(t->codec, t->ops->coords, code, coords);
-            vx_codec_rank(coords, t->ranks + i * VX_RANK_BYTES);
+            vx_codec_rank(coords, room->ranks + i * VX_RANK_BYTES);
         }
     }
 }
@@ -93,46 +134,54 @@ static double held_by(const struct trial *t, const uint8_t *a, const uint8_t *b)
     return sum / whole;
 }
 
-static void try_ranks(struct trial *t, size_t i, const uint8_t *query, const uint32_t *nearest,
-                      float *dists)
+static void try_query(struct trial *t, uint32_t i, struct room *room, const struct near *near,
+                      uint32_t n)
 {
-    int16_t coords[VX_RANK_COORDS];
-    VX_ALIGN(64) uint8_t rank_query[VX_RANK_COORDS];
-    uint32_t found[RANK_DEPTH];
-    vx_codec_coords(t->codec, t->ops->coords, query, coords);
-    vx_codec_rank_query(coords, rank_query);
-    t->ops->kind[VX_KIND_U4_L2SQ].scan(rank_query, t->ranks, VX_RANK_BYTES, t->n, dists);
-    take_nearest(dists, t->n, RANK_DEPTH, found);
-    t->by_rank[i] = count_common(nearest, found, RANK_DEPTH);
+    const size_t bytes = t->codec->row_bytes;
+    const bool is_nibbles = t->codec->flips != NULL;
+    const vx_metric_ops *by_code = &t->ops->kind[is_nibbles ? VX_KIND_U4_L2SQ : VX_KIND_U8_L2SQ];
+    const vx_slot slot = t->slots[t->queries[i]];
+    encode(t, room, near, n);
+    (void)vx_codec_encode(t->codec, vx_view_floats(t->view, slot, room->floats), true, room->query);
+    by_code->scan(room->query, room->codes, bytes, n, room->dists);
+    t->by_code[i] = count_kept(room->dists, near, n, is_nibbles ? NIBBLE_DEPTH : CODE_DEPTH);
+    t->n_nearest[i] = n < NEAREST ? n : NEAREST;
+    if (t->codec->has_ranks) {
+        int16_t coords[VX_RANK_COORDS];
+        VX_ALIGN(64) uint8_t rank_query[VX_RANK_COORDS];
+        vx_codec_coords(t->codec, t->ops->coords, room->query, coords);
+        vx_codec_rank_query(coords, rank_query);
+        t->ops->kind[VX_KIND_U4_L2SQ].scan(rank_query, room->ranks, VX_RANK_BYTES, n, room->dists);
+        t->by_rank[i] = count_kept(room->dists, near, n, RANK_DEPTH);
+    }
+    if (t->codec->n_sketch == 0)
+        return;
+    /* The code of the row itself: under ip that of a query differs. */
+    (void)vx_codec_encode(t->codec, vx_view_floats(t->view, slot, room->floats), false, room->query);
+    for (uint32_t j = 0; j < t->n_nearest[i]; j++)
+        if (near[j].number != t->queries[i])
+            t->held[i] += held_by(t, room->query, room->codes + j * bytes) / (NEAREST - 1);
 }
 
 static void query_piece(void *arg, size_t begin, size_t end, unsigned who)
 {
     struct trial *t = arg;
-    const size_t bytes = t->codec->row_bytes;
-    const bool is_nibbles = t->codec->flips != NULL;
-    const vx_metric_ops *by_code = &t->ops->kind[is_nibbles ? VX_KIND_U4_L2SQ : VX_KIND_U8_L2SQ];
-    const uint32_t depth = is_nibbles ? NIBBLE_DEPTH : CODE_DEPTH;
-    float *floats = (float *)(void *)(t->scratch + who * t->scratch_bytes);
-    uint8_t *query = (uint8_t *)(floats + t->view->form.query_floats);
-    float *dists = (float *)(void *)(query + vx_codec_query_bytes(t->codec));
-    uint32_t nearest[NEAREST], found[RANK_DEPTH];
-    for (size_t i = begin; i < end; i++) {
-        const vx_slot slot = t->slots[t->queries[i]];
-        t->by_row->many(vx_view_vector(t->view, slot), t->view->vectors, t->view->form.row_bytes,
-                        t->slots, t->n, dists);
-        take_nearest(dists, t->n, NEAREST, nearest);
-        (void)vx_codec_encode(t->codec, vx_view_floats(t->view, slot, floats), true, query);
-        by_code->scan(query, t->codes, bytes, t->n, dists);
-        take_nearest(dists, t->n, depth, found);
-        t->by_code[i] = count_common(nearest, found, depth < t->n ? depth : t->n);
-        if (t->codec->has_ranks)
-            try_ranks(t, i, query, nearest, dists);
-        for (uint32_t j = 0; j < NEAREST && t->codec->n_sketch > 0; j++)
-            if (nearest[j] != t->queries[i])
-                t->held[i] += held_by(t, t->codes + t->queries[i] * bytes,
-                                      t->codes + nearest[j] * bytes) / (NEAREST - 1);
+    struct room *room = room_of(t, who);
+    const vx_view *view = t->view;
+    memset(room->n_near, 0, sizeof room->n_near);
+    for (uint32_t at = 0; at < t->n; at += BLOCK) {
+        const uint32_t n = t->n - at < BLOCK ? t->n - at : BLOCK;
+        for (size_t i = begin; i < end; i++) {
+            const void *query = vx_view_vector(view, t->slots[t->queries[i]]);
+            struct near *near = room->near[i - begin];
+            t->by_row->many(query, view->vectors, view->form.row_bytes, t->slots + at, n,
+                            room->dists);
+            for (uint32_t j = 0; j < n; j++)
+                keep_near(near, &room->n_near[i - begin], at + j, room->dists[j]);
+        }
     }
+    for (size_t i = begin; i < end; i++)
+        try_query(t, (uint32_t)i, room, room->near[i - begin], room->n_near[i - begin]);
 }
 
 /* Rows begin .. end-1 name some that ask, from number `at` on. */
@@ -147,15 +196,17 @@ static uint32_t choose_queries(struct trial *t, uint32_t begin, uint32_t end)
 static vx_score sum_up(const struct trial *t, uint32_t begin, uint32_t end)
 {
     vx_score score = {0, 0, 0};
+    double n = 0;
     for (uint32_t i = begin; i < end; i++) {
         score.by_code += t->by_code[i];
         score.by_rank += t->by_rank[i];
         score.held += t->held[i];
+        n += t->n_nearest[i];
     }
-    const double n = end > begin ? end - begin : 1;
-    score.by_code /= NEAREST * n;
-    score.by_rank = t->codec->has_ranks ? score.by_rank / (NEAREST * n) : 1;
-    score.held = t->codec->n_sketch > 0 ? score.held / n : 1;
+    n = n > 0 ? n : 1;
+    score.by_code /= n;
+    score.by_rank = t->codec->has_ranks ? score.by_rank / n : 1;
+    score.held = t->codec->n_sketch > 0 && end > begin ? score.held / (end - begin) : 1;
     return score;
 }
 
@@ -173,23 +224,16 @@ vx_status vx_codec_try(const vx_index *index, const vx_codec *codec, const vx_sl
     *t = (struct trial){.view = atomic_load(&index->graph.view), .codec = codec, .slots = slots,
                         .n = n, .ops = vx_ops_of(vx_level_active())};
     t->by_row = &t->ops->kind[vx_kind_of((vx_dtype)p->dtype, (vx_metric)p->metric, true)];
-    t->scratch_bytes = vx_round_up(t->view->form.query_floats * sizeof(float) +
-                                   vx_codec_query_bytes(codec) +
-                                   ((size_t)n + 16) * sizeof(float), VX_LINE);
-    t->codes = vx_alloc(n, codec->row_bytes);
-    t->ranks = vx_alloc(codec->has_ranks ? n : 1, VX_RANK_BYTES);
+    t->scratch_bytes = scratch_bytes(t);
     t->scratch = vx_alloc(fixed.num_threads, t->scratch_bytes);
     const uint32_t n_first = choose_queries(t, 0, n_before);
     (void)choose_queries(t, n_before, n);
-    if (t->codes == NULL || t->ranks == NULL || t->scratch == NULL)
+    if (t->scratch == NULL)
         vx_fail_nomem(err, "training codes");
-    else if ((st = vx_pool_run(n, 64, &fixed, 0, 0, encode_piece, t)) != VX_OK ||
-             (st = vx_pool_run(t->n_queries, 1, &fixed, 0, 0, query_piece, t)) != VX_OK)
+    else if ((st = vx_pool_run(t->n_queries, TOGETHER, &fixed, 0, 0, query_piece, t)) != VX_OK)
         vx_fail(err, st, "interrupted");
     out[0] = sum_up(t, 0, n_first);
     out[1] = t->n_queries > n_first ? sum_up(t, n_first, t->n_queries) : out[0];
-    vx_free(t->codes);
-    vx_free(t->ranks);
     vx_free(t->scratch);
     vx_free(t);
     return st;

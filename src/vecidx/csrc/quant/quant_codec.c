@@ -318,7 +318,6 @@ static vx_status train_coords(struct training *t, vx_coords_fn coords, const vx_
 {
     vx_codec *codec = t->codec;
     t->n_sample = t->n_sample < PCA_ROWS ? t->n_sample : PCA_ROWS;
-    codec->has_ranks = codec->row_bytes >= RANK_FROM_BYTES;
     codec->n_coords = codec->has_ranks ? VX_RANK_COORDS : 64;
     codec->n_sketch = codec->has_ranks ? VX_MAX_SKETCH : 64;
     codec->directions = vx_zalloc(codec->n_coords, codec->row_bytes);
@@ -403,8 +402,11 @@ vx_status vx_codec_train(const float *rows, size_t row_floats, uint64_t n, uint3
     if (is_ip)
         find_radius(&t);
     vx_status st = kind == VX_CODES_NIBBLES ? train_nibbles(&t, err) : train_bytes(&t, is_ip, err);
-    if (st == VX_OK && kind == VX_CODES_SKETCHED && dim <= MAX_SKETCH_DIM)
+    if (st == VX_OK && dim <= MAX_SKETCH_DIM &&
+        (kind == VX_CODES_SKETCHED || kind == VX_CODES_RANKED)) {
+        codec->has_ranks = kind == VX_CODES_RANKED && codec->row_bytes >= RANK_FROM_BYTES;
         st = train_coords(&t, coords, run, err);
+    }
     if (st != VX_OK)
         vx_codec_free(codec);
     else

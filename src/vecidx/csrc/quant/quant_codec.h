@@ -62,8 +62,14 @@ typedef struct vx_edge_sums {
 } vx_edge_sums;
 
 
-/* What a codec is to be: bytes; bytes, with coordinates; half bytes. */
-typedef enum vx_codes { VX_CODES_BYTES, VX_CODES_SKETCHED, VX_CODES_NIBBLES } vx_codes;
+/* What a codec is to be: bytes; bytes, with coordinates; those, with rank codes where rows
+ * are long; half bytes. */
+typedef enum vx_codes {
+    VX_CODES_BYTES,
+    VX_CODES_SKETCHED,
+    VX_CODES_RANKED,
+    VX_CODES_NIBBLES
+} vx_codes;
 
 /* Train on n rows of row_floats floats each (n >= 1), `is_ip` for inner product;
  * The same bytes for any number of threads.  VX_E_NOMEM, VX_E_INTERRUPTED. */
