@@ -20,6 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STRICT = os.environ.get("VECIDX_STRICT") == "1"
+MAKE = [os.environ.get("MAKE", "make"), "--no-print-directory", f"-j{os.cpu_count() or 1}"]
 LEVELS = ["avx512vnni", "avx512", "avx2", "neon", "scalar"]
 
 totals = {"passed": 0, "failed": 0, "skipped": 0}
@@ -101,7 +102,7 @@ def c_tests(target, flags=()):
     name = f"C tests: {target}"
     if not compiler_makes(flags):
         return skip(name, f"the C compiler cannot build a program with {' '.join(flags) or 'it'}")
-    code, lines = stream(name, [os.environ.get("MAKE", "make"), "--no-print-directory", target])
+    code, lines = stream(name, [*MAKE, target])
     summaries = [line for line in lines if re.fullmatch(r"\d+ passed, \d+ failed\n", line)]
     failed = sum(number_before("failed", line) for line in summaries)
     count(passed=sum(number_before("passed", line) for line in summaries),
@@ -117,8 +118,7 @@ def fuzz():
               "{ return n > 9 && p[9] == 1 && p[0] == 9; }\n")
     if not compiler_makes(["-fsanitize=fuzzer,address,undefined"], cc, source, ["-runs=1"]):
         return skip(name, f"{cc} cannot build a libFuzzer program with ASan")
-    code, _ = stream(name, [os.environ.get("MAKE", "make"), "--no-print-directory", "fuzz",
-                            f"FUZZ_CC={cc}", "ARGS=-max_total_time=60 -verbosity=0"])
+    code, _ = stream(name, [*MAKE, "fuzz", f"FUZZ_CC={cc}", "ARGS=-max_total_time=60 -verbosity=0"])
     count(**{"failed" if code else "passed": 1})
 
 
@@ -213,8 +213,7 @@ def valgrind():
     if not shutil.which("valgrind"):
         say(f"SKIPPED: {name}: no valgrind")
         return count(skipped=1)
-    of_tool(name, [os.environ.get("MAKE", "make"), "--no-print-directory", "valgrind",
-                   "VALGRIND_TESTS=alloc cpu rows"])
+    of_tool(name, [*MAKE, "valgrind", "VALGRIND_TESTS=alloc cpu rows"])
 
 
 def free_threaded_tests():

@@ -47,7 +47,7 @@ def row_bytes(dim, dtype="float32", mode="none", metric="cosine"):
         return links + small + vectors, 0
     codes = _lines(dim if mode != "sq4" else dim / 2)
     if mode == "auto":
-        links += (640 if dim > 256 else 384) * math.ceil(2 * M / 32) - _lines(8 * M)
+        links += (640 if dim > 256 else 384) * math.ceil(2 * M / 32)
         codes = 128 if dim > 256 else codes
     return links + small + codes, vectors
 

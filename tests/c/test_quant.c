@@ -14,6 +14,13 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+/* Under TSan what only one thread does, or does again, is left out: it is 50 times as slow. */
+#if defined(__SANITIZE_THREAD__)
+enum { SLOW = 1 };
+#else
+enum { SLOW = 0 };
+#endif
+
 static uint64_t seed;
 
 static uint64_t next_random(void) { return vx_hash64(seed++); }
@@ -312,6 +319,8 @@ VX_TEST(codecs_of_every_dimension)
 {
     const size_t dims[] = {1, 2, 3, 17, 63, 64, 65, 127, 256, 257, 320, 384, 4097, 65536};
     const vx_ops *ops = level_ops(0);
+    if (SLOW)
+        SKIP("one thread does it all");
     seed = 4;
     for (size_t i = 0; i < sizeof dims / sizeof *dims; i++)
         for (int is_ip = 0; is_ip <= 1; is_ip++) {
@@ -488,7 +497,7 @@ VX_TEST(a_codec_depends_on_neither_threads_nor_levels)
     const size_t dims[] = {30, 100, 330};
     const vx_ops *ops;
     seed = 8;
-    for (size_t i = 0; i < 3; i++)
+    for (size_t i = 0; i < (SLOW ? 1 : 3); i++)
         for (int is_ip = 0; is_ip <= 1; is_ip++) {
             const size_t n = 700, row_floats = vx_round_up(dims[i], 16);
             float *rows = random_rows(n, dims[i], row_floats);
@@ -777,7 +786,7 @@ VX_TEST(any_allocation_of_a_training_may_fail)
     int n_failed = 0, n_in_a_row = 0;
     for (vx_label i = 0; i < N; i++)
         make_row(i, rows + (size_t)i * LIVE_DIM);
-    for (uint64_t nth = 1; n_in_a_row < 3 && nth < 150; nth += nth < 60 ? 1 : 7) {
+    for (uint64_t nth = 1; n_in_a_row < 3 && nth < 150; nth += nth < 60 && !SLOW ? 1 : 7) {
         const vx_params params = {.dim = LIVE_DIM, .metric = VX_L2SQ, .M = 4, .ef_construction = 1,
                                   .quantization = VX_QUANT_AUTO};
         vx_index *index = NULL;
@@ -797,6 +806,6 @@ VX_TEST(any_allocation_of_a_training_may_fail)
         n_in_a_row = st == VX_OK ? n_in_a_row + 1 : 0;
         vx_index_free(index);
     }
-    CHECK(n_failed > 10);
+    CHECK(n_failed > (SLOW ? 2 : 10));
     free(rows);
 }

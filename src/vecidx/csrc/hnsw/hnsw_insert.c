@@ -57,8 +57,9 @@
 #define KEEP_DISTS_ROWS 1024u
 
 /* ... and at least one in so many of all, by byte codes where these are not kept: half the
- * CPU time of a build by float32 of 384 and more dimensions. */
-#define CODES_SHARE 16u
+ * CPU time of a build by float32 of 384 and more dimensions, some 150 us a row, while the
+ * code of a row there already takes less than 1 us. */
+#define CODES_SHARE 64u
 
 /* When one in so many rows is newer than the last vx_reconnect, which reads the
  * whole graph once, an add ends with it.  That is every bulk add, and every n/128

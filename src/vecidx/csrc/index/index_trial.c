@@ -26,7 +26,7 @@
 #define TOGETHER 16u
 #define BLOCK 256u
 
-struct near {
+struct found {
     float dist;
     uint32_t number;
 };
@@ -47,8 +47,8 @@ struct trial {
 
 /* What a thread works in. */
 struct room {
-    struct near near[TOGETHER][CLOSE];
-    uint32_t n_near[TOGETHER];
+    struct found found[TOGETHER][CLOSE];
+    uint32_t n_found[TOGETHER];
     float dists[BLOCK + 16];
     uint8_t *codes, *ranks; /* of those about one query                        */
     uint8_t *query;         /* its code                                        */
@@ -77,37 +77,38 @@ static struct room *room_of(const struct trial *t, unsigned who)
 }
 
 /* Keep the nearest, the earlier of equally near ones first. */
-static void keep_near(struct near *near, uint32_t *n, uint32_t number, float dist)
+static void keep_near(struct found *found, uint32_t *n, uint32_t number, float dist)
 {
     uint32_t at = *n;
-    if (at == CLOSE && !(dist < near[CLOSE - 1].dist))
+    if (at == CLOSE && !(dist < found[CLOSE - 1].dist))
         return;
     at = at < CLOSE ? (*n)++ : CLOSE - 1;
-    for (; at > 0 && near[at - 1].dist > dist; at--)
-        near[at] = near[at - 1];
-    near[at] = (struct near){dist, number};
+    for (; at > 0 && found[at - 1].dist > dist; at--)
+        found[at] = found[at - 1];
+    found[at] = (struct found){dist, number};
 }
 
 /* How many of the NEAREST first of n rows are among the `depth` nearest by these distances,
  * the earlier of equally near ones first, as above? */
-static uint32_t count_kept(const float *dists, const struct near *near, uint32_t n, uint32_t depth)
+static uint32_t count_kept(const float *dists, const struct found *found, uint32_t n,
+                           uint32_t depth)
 {
     uint32_t n_kept = 0;
     for (uint32_t i = 0; i < NEAREST && i < n; i++) {
         uint32_t n_nearer = 0;
         for (uint32_t j = 0; j < n; j++)
             n_nearer += dists[j] < dists[i] ||
-                        (dists[j] <= dists[i] && near[j].number < near[i].number);
+                        (dists[j] <= dists[i] && found[j].number < found[i].number);
         n_kept += n_nearer < depth;
     }
     return n_kept;
 }
 
-static void encode(const struct trial *t, struct room *room, const struct near *near, uint32_t n)
+static void encode(const struct trial *t, struct room *room, const struct found *found, uint32_t n)
 {
     for (uint32_t i = 0; i < n; i++) {
         uint8_t *code = room->codes + i * t->codec->row_bytes;
-        const vx_slot slot = t->slots[near[i].number];
+        const vx_slot slot = t->slots[found[i].number];
         (void)vx_codec_encode(t->codec, vx_view_floats(t->view, slot, room->floats), false, code);
         if (t->codec->has_ranks) {
             int16_t coords[VX_RANK_COORDS];
@@ -134,17 +135,17 @@ static double held_by(const struct trial *t, const uint8_t *a, const uint8_t *b)
     return sum / whole;
 }
 
-static void try_query(struct trial *t, uint32_t i, struct room *room, const struct near *near,
+static void try_query(struct trial *t, uint32_t i, struct room *room, const struct found *found,
                       uint32_t n)
 {
     const size_t bytes = t->codec->row_bytes;
     const bool is_nibbles = t->codec->flips != NULL;
     const vx_metric_ops *by_code = &t->ops->kind[is_nibbles ? VX_KIND_U4_L2SQ : VX_KIND_U8_L2SQ];
     const vx_slot slot = t->slots[t->queries[i]];
-    encode(t, room, near, n);
+    encode(t, room, found, n);
     (void)vx_codec_encode(t->codec, vx_view_floats(t->view, slot, room->floats), true, room->query);
     by_code->scan(room->query, room->codes, bytes, n, room->dists);
-    t->by_code[i] = count_kept(room->dists, near, n, is_nibbles ? NIBBLE_DEPTH : CODE_DEPTH);
+    t->by_code[i] = count_kept(room->dists, found, n, is_nibbles ? NIBBLE_DEPTH : CODE_DEPTH);
     t->n_nearest[i] = n < NEAREST ? n : NEAREST;
     if (t->codec->has_ranks) {
         int16_t coords[VX_RANK_COORDS];
@@ -152,14 +153,15 @@ static void try_query(struct trial *t, uint32_t i, struct room *room, const stru
         vx_codec_coords(t->codec, t->ops->coords, room->query, coords);
         vx_codec_rank_query(coords, rank_query);
         t->ops->kind[VX_KIND_U4_L2SQ].scan(rank_query, room->ranks, VX_RANK_BYTES, n, room->dists);
-        t->by_rank[i] = count_kept(room->dists, near, n, RANK_DEPTH);
+        t->by_rank[i] = count_kept(room->dists, found, n, RANK_DEPTH);
     }
     if (t->codec->n_sketch == 0)
         return;
     /* The code of the row itself: under ip that of a query differs. */
-    (void)vx_codec_encode(t->codec, vx_view_floats(t->view, slot, room->floats), false, room->query);
+    (void)vx_codec_encode(t->codec, vx_view_floats(t->view, slot, room->floats), false,
+                          room->query);
     for (uint32_t j = 0; j < t->n_nearest[i]; j++)
-        if (near[j].number != t->queries[i])
+        if (found[j].number != t->queries[i])
             t->held[i] += held_by(t, room->query, room->codes + j * bytes) / (NEAREST - 1);
 }
 
@@ -168,20 +170,20 @@ static void query_piece(void *arg, size_t begin, size_t end, unsigned who)
     struct trial *t = arg;
     struct room *room = room_of(t, who);
     const vx_view *view = t->view;
-    memset(room->n_near, 0, sizeof room->n_near);
+    memset(room->n_found, 0, sizeof room->n_found);
     for (uint32_t at = 0; at < t->n; at += BLOCK) {
         const uint32_t n = t->n - at < BLOCK ? t->n - at : BLOCK;
         for (size_t i = begin; i < end; i++) {
             const void *query = vx_view_vector(view, t->slots[t->queries[i]]);
-            struct near *near = room->near[i - begin];
+            struct found *found = room->found[i - begin];
             t->by_row->many(query, view->vectors, view->form.row_bytes, t->slots + at, n,
                             room->dists);
             for (uint32_t j = 0; j < n; j++)
-                keep_near(near, &room->n_near[i - begin], at + j, room->dists[j]);
+                keep_near(found, &room->n_found[i - begin], at + j, room->dists[j]);
         }
     }
     for (size_t i = begin; i < end; i++)
-        try_query(t, (uint32_t)i, room, room->near[i - begin], room->n_near[i - begin]);
+        try_query(t, (uint32_t)i, room, room->found[i - begin], room->n_found[i - begin]);
 }
 
 /* Rows begin .. end-1 name some that ask, from number `at` on. */
