@@ -458,6 +458,8 @@ def test_memory_runs_out_while_codes_are_trained(word):
     assert int(out) >= 1
 
 
+@pytest.mark.skipif(vecidx.simd_level() != LEVELS[-1],
+                    reason="large sets are for the best level of this CPU")
 def test_large_sets(large_sets):
     import h5py
 

@@ -20,7 +20,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 STRICT = os.environ.get("VECIDX_STRICT") == "1"
-MAKE = [os.environ.get("MAKE", "make"), "--no-print-directory", f"-j{os.cpu_count() or 1}"]
+MAKE = [os.environ.get("MAKE", "make"), "--no-print-directory", f"-j{os.cpu_count() or 1}",
+        "--keep-going", "--output-sync=target"]
 LEVELS = ["avx512vnni", "avx512", "avx2", "neon", "scalar"]
 
 totals = {"passed": 0, "failed": 0, "skipped": 0}
@@ -253,8 +254,7 @@ STEPS = {
     "includes": check_includes,
     "prefetch": check_prefetch,
     "test-c": lambda: c_tests("test-c"),
-    "asan": lambda: c_tests("asan", ["-fsanitize=address"]),
-    "ubsan": lambda: c_tests("ubsan", ["-fsanitize=undefined"]),
+    "asan": lambda: c_tests("asan", ["-fsanitize=address,undefined"]),   # with UBSan
     "fuzz": fuzz,
     "tsan": lambda: c_tests("tsan", ["-fsanitize=thread"]),
     "valgrind": valgrind,

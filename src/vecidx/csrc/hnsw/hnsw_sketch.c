@@ -52,11 +52,12 @@ static void coords_from_row(const struct sketcher *s, vx_slot slot, int16_t *out
     const vx_view *view = s->view;
     VX_ALIGN(64) uint8_t made[MOST_BYTES];
     float floats[MOST_BYTES];
-    const uint8_t *code = view->codes + (size_t)slot * s->codec->row_bytes;
-    if (!view->has_codes) {
+    const uint8_t *code = made;
+    if (view->has_codes) {
+        code = view->codes + (size_t)slot * s->codec->row_bytes;
+    } else {
         assert(s->codec->row_bytes <= MOST_BYTES && view->form.query_floats <= MOST_BYTES);
         (void)vx_codec_encode(s->codec, vx_view_floats(view, slot, floats), false, made);
-        code = made;
     }
     vx_codec_coords(s->codec, s->ops->coords, code, out);
 }
