@@ -18,6 +18,7 @@ PARAMETERS = [
 L2, IP, COSINE, HAMMING, JACCARD = range(5)
 FLOAT32, FLOAT16, BFLOAT16, INT8, UINT8, BITS = range(6)
 AUTO = 3
+ROWS_ARE_BYTES = 2                                    # among the flags
 VALUES = ["<f4", "<f2", "<u2", "i1", "u1", "u1"]      # bfloat16 as its bits, bits packed
 NO_ENTRY = 0x7FFFFFFF
 PADDING, TWIN, FILLER, SLOT = 0xFFFFFFFF, 0xFFFFFFFE, 0x80000000, 0x7FFFFFFF
@@ -117,7 +118,7 @@ def read_parameters(block):
     p = dict(zip(PARAMETERS, numbers, strict=False))
     limits = {"dim": (1, 65536), "metric": (0, 4), "dtype": (0, 5), "M": (2, 127),
               "ef_construction": (1, 65536), "n": (0, 2**31 - 2), "u": (0, 2**31 - 2),
-              "d": (0, p["n"]), "next_id": (0, 2**63), "flags": (0, 1),
+              "d": (0, p["n"]), "next_id": (0, 2**63), "flags": (0, 3),
               "local_dim": (0, 2**32 - 1)}
     for name, (least, most) in limits.items():
         expect(least <= p[name] <= most, name)
@@ -125,7 +126,11 @@ def read_parameters(block):
     is_bits = p["dtype"] == BITS
     expect(is_bits == (p["metric"] in (HAMMING, JACCARD)), "a metric of the dtype")
     expect(not is_bits or p["quantization"] == 0, "quantization of bits")
-    value_bytes = np.dtype(VALUES[p["dtype"]]).itemsize
+    are_bytes = p["flags"] & ROWS_ARE_BYTES != 0
+    expect(not are_bytes or (p["quantization"], p["metric"]) == (AUTO, L2) and p["dtype"] < INT8,
+           "vectors as bytes")
+    p["stored"] = UINT8 if are_bytes else p["dtype"]
+    value_bytes = np.dtype(VALUES[p["stored"]]).itemsize
     bytes_in = -(-p["dim"] // 8) if is_bits else value_bytes * p["dim"]
     expect(p["vector_bytes"] == pad(bytes_in, 64), "length of a vector")
     expect(p["upper_bytes"] == pad(4 * p["M"], 64), "length of a row of upper links")
@@ -151,12 +156,15 @@ class File:
         expect(p["link_bytes"] == link_bytes, "length of a row of links")
 
         self.is_whole = p["dtype"] in (INT8, UINT8)
-        values = np.dtype(VALUES[p["dtype"]])
+        self.are_bytes = p["stored"] != p["dtype"]
+        expect(not self.are_bytes or (self.codec is not None and self.codec.is_lossless),
+               "a codec of vectors as bytes")
+        values = np.dtype(VALUES[p["stored"]])
         vectors = self._take(1, values, p["vector_bytes"] // values.itemsize)
         if p["dtype"] == BITS:
             vectors = np.unpackbits(vectors, axis=1)
         expect(not vectors[:, p["dim"]:].any(), "behind the vectors")
-        if p["dtype"] == BFLOAT16:
+        if p["stored"] == BFLOAT16:
             vectors = (vectors.astype(np.uint32) << 16).view(np.float32)
         self.vectors = vectors[:, :p["dim"]].astype(np.float32)
         expect(np.isfinite(self.vectors).all(), "vectors")
@@ -187,7 +195,7 @@ class File:
         expect(len(np.unique(live)) == len(live), "an id twice")
         # Beside rank codes, and where rows are shorter than float32, no plane of codes is needed.
         ranks = self.codec is not None and self.codec.has_ranks
-        self.has_codes = self.codec is not None and not ranks and (
+        self.has_codes = self.codec is not None and not ranks and not self.are_bytes and (
             p["dtype"] == FLOAT32 or self.codec.m == 0 or p["metric"] == IP)
         expect(ranks or (16 in self._sections) == self.has_codes, "codes")
         if self.has_codes:

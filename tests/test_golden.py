@@ -15,7 +15,7 @@ MODES = [{}, {"verify": True}, {"mmap": True}, {"mmap": True, "verify": True},
 
 
 def test_they_are_there():
-    assert len(GOLDEN) >= 22
+    assert len(GOLDEN) >= 28
 
 
 @pytest.mark.parametrize("mode", MODES, ids=str)

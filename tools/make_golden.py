@@ -48,17 +48,18 @@ def lived(n, dim, **params):
     return index
 
 
-def typed(n, dim, dtype, **params):
-    """A life in another dtype: whole numbers for integers."""
+def typed(n, dim, dtype, whole=False, **params):
+    """A life in another dtype: whole numbers for integers, and of a byte if `whole`."""
     rows = rows_of(n, dim, 6)
     if dim > 256:                    # of few dimensions of their own, so that ranks tell
         rng = np.random.default_rng(7)
         rows = rng.standard_normal((n, 10)) @ rng.standard_normal((10, dim)) + rows / 9
     if n >= 10_000 and params["metric"] == "ip":     # of one length, or there are no codes
         rows *= 20 / np.linalg.norm(rows, axis=1, keepdims=True)
-    if dtype in ("int8", "uint8"):
-        rows = np.clip(np.round(rows * 10 + (128 if dtype == "uint8" else 0)),
-                       *((0, 255) if dtype == "uint8" else (-128, 127)))
+    if whole or dtype in ("int8", "uint8"):
+        is_signed = dtype == "int8"
+        rows = np.clip(np.round(rows * 10 + (0 if is_signed else 128)),
+                       *((-128, 127) if is_signed else (0, 255)))
     rows[n // 2] = rows[2]
     index = vecidx.Index(dim, dtype=dtype, seed=14, ef_construction=20, **params)
     index.add(rows)
@@ -116,6 +117,14 @@ GOLDEN = {
     "bfloat16-ip": lambda: typed(10_000, 40, "bfloat16", metric="ip", quantization="auto", M=4),
     "int8-auto": lambda: typed(10_000, 18, "int8", metric="cosine", quantization="auto", M=4),
     "uint8-auto": lambda: typed(10_000, 18, "uint8", metric="l2", quantization="auto", M=4),
+    # Written before rows were held as bytes: vectors as they were given, and their codes.
+    "auto-bytes": lambda: typed(10_000, 70, "float32", metric="l2", quantization="auto", M=4,
+                                whole=True),
+    "held": lambda: typed(10_000, 70, "float32", metric="l2", quantization="auto", M=4, whole=True),
+    "held-ranks": lambda: typed(10_000, 260, "float32", metric="l2", quantization="auto", M=4,
+                                whole=True),
+    "held-float16": lambda: typed(10_000, 70, "float16", metric="l2", quantization="auto", M=4,
+                                  whole=True),
     "hamming": lambda: bits(90, 133, "hamming"),
     "jaccard": lambda: bits(90, 64, "jaccard"),
     "ranks": lambda: quantised(150, 257, metric="cosine", quantization="auto"),

@@ -25,12 +25,13 @@ static const struct kind {
     const char *name;
     vx_params params;
     size_t n;
+    float lift; /* of all values */
 } kinds[] = {
 #define KIND(word, m, d, q, count)                                                                 \
     { word,                                                                                        \
       { .dim = (d) == VX_BITS ? BITS : DIM, .metric = (m), .dtype = (d), .quantization = (q),      \
         .M = 5, .ef_construction = 12 },                                                           \
-      (count) }
+      (count), 0 }
     KIND("float32", VX_IP, VX_F32, VX_QUANT_NONE, PLAIN),
     KIND("bfloat16", VX_COSINE, VX_BF16, VX_QUANT_NONE, PLAIN),
     KIND("int8", VX_L2SQ, VX_I8, VX_QUANT_NONE, PLAIN),
@@ -40,6 +41,8 @@ static const struct kind {
     KIND("auto", VX_L2SQ, VX_F32, VX_QUANT_AUTO, TRAINED),
     KIND("auto of float16", VX_L2SQ, VX_F16, VX_QUANT_AUTO, TRAINED),
 #undef KIND
+    { "auto of bytes",
+      { .dim = DIM, .quantization = VX_QUANT_AUTO, .M = 5, .ef_construction = 12 }, TRAINED, 40 },
 };
 #define N_KINDS (sizeof kinds / sizeof kinds[0])
 
@@ -82,7 +85,7 @@ static void make_rows(const struct kind *kind, uint64_t of, size_t n, float shif
         }
         for (size_t j = 0; j < DIM; j++) {
             const float value = (float)(vx_hash64(place + j) % 80) - 40 +
-                                (float)(vx_hash64(row + j) % 40) + shift;
+                                (float)(vx_hash64(row + j) % 40) + kind->lift + shift;
             memcpy(to + j * sizeof value, &value, sizeof value);
         }
     }
@@ -283,6 +286,43 @@ VX_TEST(any_allocation_of_any_call_may_fail)
     }
 }
 
+/* A new view that finds no room for its planes tries with less: so many go well in a row. */
+enum { FINE = 12 };
+
+/* A row that is not held as bytes, where the others are. */
+VX_TEST(any_allocation_of_widening_may_fail)
+{
+    struct life life;
+    unsigned n_failed = 0, n_fine = 0;
+    begin(&life, &kinds[N_KINDS - 1]);
+    make_rows(life.kind, 9000000, TURN, 0.5f, life.rows);
+    for (uint64_t nth = 1; n_fine < FINE && nth < 1000; nth += STRIDE) {
+        vx_index *held = NULL;
+        vx_memory memory;
+        uint64_t added = 0;
+        vx_label found[TURN];
+        float dists[TURN];
+        const vx_search_params one = { 1, 0, 1 };
+        CHECK(vx_index_load(life.path, NULL, NULL, &held, &err) == VX_OK);
+        CHECK(vx_index_memory(held, &memory, &err) == VX_OK && memory.codes == 0);
+        vx_test_fail_alloc(nth);
+        const vx_status st = vx_index_add(held, (const float *)(const void *)life.rows, TURN, NULL,
+                                          VX_ERROR, NULL, NULL, &added, &err);
+        vx_test_fail_alloc(0);
+        CHECK(st == VX_OK || st == VX_E_NOMEM);
+        CHECK(vx_index_count(held) == TRAINED + added && (st != VX_OK || added == TURN));
+        CHECK(is_sound(held));
+        CHECK(vx_index_search(held, life.rows, added, &one, NULL, found, dists, &err) == VX_OK);
+        for (uint64_t i = 0; i < added; i++)
+            CHECK(dists[i] == 0);
+        n_failed += st != VX_OK;
+        n_fine = st == VX_OK ? n_fine + 1 : 0;
+        vx_index_free(held);
+    }
+    CHECK(n_fine == FINE && n_failed > 10 / STRIDE);
+    end(&life);
+}
+
 /* Rows that codes do not span, so that another codec is trained and put to work. */
 VX_TEST(any_allocation_of_a_second_training_may_fail)
 {
@@ -295,7 +335,7 @@ VX_TEST(any_allocation_of_a_second_training_may_fail)
         float *rows = malloc(COME * DIM * sizeof *rows);
         make_rows(&kinds[k], 5000000, COME, 700, rows);
         unsigned n_failed = 0, n_fine = 0, n_renewed = 0;
-        for (uint64_t nth = 1; n_fine < 3 && nth < 1000; nth += nth < 40 ? STRIDE : 5) {
+        for (uint64_t nth = 1; n_fine < FINE && nth < 1000; nth += nth < 40 ? STRIDE : 5) {
             vx_index *index = NULL;
             uint64_t added = 0;
             CHECK(vx_index_load(life.path, NULL, NULL, &index, &err) == VX_OK);
@@ -311,7 +351,7 @@ VX_TEST(any_allocation_of_a_second_training_may_fail)
             n_fine = st == VX_OK ? n_fine + 1 : 0;
             vx_index_free(index);
         }
-        CHECK(n_fine == 3 && n_failed > 10 / STRIDE && n_renewed >= 3);
+        CHECK(n_fine == FINE && n_failed > 10 / STRIDE && n_renewed >= FINE);
         free(rows);
         end(&life);
     }

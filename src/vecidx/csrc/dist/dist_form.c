@@ -144,20 +144,20 @@ vx_row_fault vx_row_inspect(const float *row, size_t dim, bool is_cosine, double
     return VX_ROW_LARGE;
 }
 
-/* Can the dtype hold finite floats? */
-static vx_row_fault look_at_range(const vx_form *form, const float *row)
+/* Can the dtype hold n finite floats? */
+static vx_row_fault look_at_range(const vx_form *form, const float *values, size_t n)
 {
     vx_row_fault fault = VX_ROW_FINE;
     if (form->dtype == VX_F16)
-        for (size_t i = 0; i < form->dim; i++)
-            fault = fabsf(row[i]) < HALF_LIMIT ? fault : VX_ROW_BEYOND;
+        for (size_t i = 0; i < n; i++)
+            fault = fabsf(values[i]) < HALF_LIMIT ? fault : VX_ROW_BEYOND;
     if (!form->is_whole)
         return fault;
     const float least = least_of(form), most = most_of(form);
-    for (size_t i = 0; i < form->dim; i++) {
-        if (!(row[i] >= least && row[i] <= most))
+    for (size_t i = 0; i < n; i++) {
+        if (!(values[i] >= least && values[i] <= most))
             return VX_ROW_BEYOND;
-        if (row[i] != (float)(int)row[i])
+        if (values[i] != (float)(int)values[i])
             return VX_ROW_FRACTION;
     }
     return VX_ROW_FINE;
@@ -186,7 +186,7 @@ vx_row_fault vx_form_inspect(const vx_form *form, vx_dtype given, const void *va
     }
     if (given == VX_F32) {
         const vx_row_fault fault = vx_row_inspect(values, form->dim, form->is_cosine, out_norm);
-        return fault == VX_ROW_FINE ? look_at_range(form, values) : fault;
+        return fault == VX_ROW_FINE ? look_at_range(form, values, form->dim) : fault;
     }
     float block[BLOCK];
     double sums[8] = {0};
@@ -276,9 +276,9 @@ vx_dtype vx_form_out_dtype(const vx_form *form)
     return form->dtype == VX_BF16 ? VX_F32 : form->dtype;
 }
 
-void vx_form_get(const vx_form *form, const void *row, float norm, void *out)
+void vx_form_get(const vx_form *form, const void *row, float norm, vx_dtype out_dtype, void *out)
 {
-    if (!form->has_norms && form->dtype != VX_BF16) {
+    if (!form->has_norms && form->dtype == out_dtype) {
         memcpy(out, row, form->value_bytes);
         return;
     }
@@ -291,15 +291,62 @@ void vx_form_get(const vx_form *form, const void *row, float norm, void *out)
             if (form->dtype == VX_F16) /* the direction was rounded: may be a step too long */
                 block[i] = fminf(fmaxf(block[i], -VX_HALF_MAX), VX_HALF_MAX);
         }
-        narrow(vx_form_out_dtype(form), block, at, n, out);
+        narrow(out_dtype, block, at, n, out);
     }
+}
+
+/* ---- the same values in another form ------------------------------------------------ */
+
+bool vx_form_holds(const vx_form *form, vx_dtype given, const void *values)
+{
+    float block[BLOCK];
+    for (size_t at = 0; at < form->dim && given != form->dtype; at += BLOCK) {
+        const size_t n = block_of(at, form->dim);
+        widen(given, values, at, n, block);
+        if (look_at_range(form, block, n) != VX_ROW_FINE)
+            return false;
+    }
+    return true;
+}
+
+void vx_form_convert(const vx_form *from, const void *row, const vx_form *to, void *out)
+{
+    float block[BLOCK];
+    if (!to->is_whole || vx_form_holds(to, from->dtype, row)) {
+        vx_form_write(to, from->dtype, row, 1, out);
+        return;
+    }
+    for (size_t at = 0; at < from->dim; at += BLOCK) {
+        const size_t n = block_of(at, from->dim);
+        widen(from->dtype, row, at, n, block);
+        for (size_t i = 0; i < n; i++)
+            block[i] = floorf(fminf(fmaxf(block[i], least_of(to)), most_of(to)) + 0.5f);
+        narrow(to->dtype, block, at, n, out);
+    }
+    memset((char *)out + to->value_bytes, 0, to->row_bytes - to->value_bytes);
+}
+
+bool vx_form_same(const vx_form *a, const void *row_a, const vx_form *b, const void *row_b)
+{
+    float of_a[BLOCK], of_b[BLOCK];
+    if (a->dtype == b->dtype)
+        return memcmp(row_a, row_b, a->row_bytes) == 0;
+    for (size_t at = 0; at < a->dim; at += BLOCK) {
+        const size_t n = block_of(at, a->dim);
+        widen(a->dtype, row_a, at, n, of_a);
+        widen(b->dtype, row_b, at, n, of_b);
+        for (size_t i = 0; i < n; i++)
+            if (of_a[i] != of_b[i])
+                return false;
+    }
+    return true;
 }
 
 /* ---- queries -------------------------------------------------------------------------- */
 
 bool vx_form_whole_row(const vx_form *form, const float *query, void *row)
 {
-    if (!form->is_whole || look_at_range(form, query) != VX_ROW_FINE)
+    if (!form->is_whole || look_at_range(form, query, form->dim) != VX_ROW_FINE)
         return false;
     vx_form_write(form, VX_F32, query, 1, row);
     return true;

@@ -78,9 +78,16 @@ VX_INLINE const float *vx_form_floats(const vx_form *form, const void *row, floa
     return room;
 }
 
-/* What was stored, to the dtype's rounding: dim values of vx_form_out_dtype. */
+/* What was stored, to the dtype's rounding: dim values of vx_form_out_dtype of the dtype that
+ * the caller knows, which the form's may be narrower than (vx_stored_form). */
 vx_dtype vx_form_out_dtype(const vx_form *form);
-void vx_form_get(const vx_form *form, const void *row, float norm, void *out);
+void vx_form_get(const vx_form *form, const void *row, float norm, vx_dtype out_dtype, void *out);
+
+/* Between forms of one dim, both without norms: are dim values of `given` exact in the form; a
+ * row in another form, the nearest where that does not hold it; do two rows hold the same. */
+bool vx_form_holds(const vx_form *form, vx_dtype given, const void *values);
+void vx_form_convert(const vx_form *from, const void *row, const vx_form *to, void *out);
+bool vx_form_same(const vx_form *a, const void *row_a, const vx_form *b, const void *row_b);
 
 /* A query of whole numbers, not yet normalised, as a row; false if it is none. */
 bool vx_form_whole_row(const vx_form *form, const float *query, void *row);

@@ -20,7 +20,8 @@ static vx_ctx *take_free(vx_graph *graph)
         return NULL;
     /* Sizes that depend on parameters only are taken here, once.  One row's worth
      * beyond VX_TOUCHED, and four more that a group of four may write. */
-    ctx->query = vx_zalloc(graph->form.query_floats, sizeof *ctx->query);
+    const size_t floats = vx_round_up(graph->form.query_floats, VX_LINE); /* if rows are bytes */
+    ctx->query = vx_zalloc(floats, sizeof *ctx->query);
     ctx->row = vx_zalloc(graph->form.row_bytes, 1);
     ctx->touched = vx_alloc(VX_TOUCHED + VX_MAX_ROW_LINKS + 4, sizeof *ctx->touched);
     ctx->dists = vx_alloc(VX_MAX_ROW_LINKS + 4, sizeof *ctx->dists);
@@ -32,7 +33,7 @@ static vx_ctx *take_free(vx_graph *graph)
         vx_free(ctx);
         return NULL;
     }
-    atomic_init(&ctx->bytes, sizeof *ctx + graph->form.query_floats * sizeof *ctx->query +
+    atomic_init(&ctx->bytes, sizeof *ctx + floats * sizeof *ctx->query +
                                  graph->form.row_bytes +
                                  (VX_TOUCHED + 2 * VX_MAX_ROW_LINKS) * sizeof *ctx->touched);
     atomic_init(&ctx->busy, true);

@@ -237,7 +237,7 @@ static void VX_NAMED(gated)(const vx_space *space, const vx_view *view, vx_gated
 {
     if (view->codec->has_ranks)
         gated_body(space, view, walks, n_walks, VX_KIND_U4_L2SQ);
-    else if (view->has_codes)
+    else if (view->has_codes || view->codec->holds_rows)
         gated_body(space, view, walks, n_walks, VX_KIND_U8_L2SQ);
     else
         gated_body(space, view, walks, n_walks, VX_KIND_ANY);

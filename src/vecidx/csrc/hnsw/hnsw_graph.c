@@ -99,9 +99,17 @@ static void set_bases(vx_view *view)
     view->upper = view->planes[VX_PLANE_UPPER].base;
 }
 
+vx_form vx_stored_form(const vx_params *params, const vx_codec *codec)
+{
+    vx_params stored = *params;
+    if (codec != NULL && codec->holds_rows)
+        stored.dtype = VX_U8;
+    return vx_form_of(&stored);
+}
+
 bool vx_keeps_codes(const vx_params *params, const vx_codec *codec)
 {
-    return !codec->has_ranks &&
+    return !codec->has_ranks && !codec->holds_rows &&
            (params->dtype == VX_F32 || codec->n_sketch == 0 || params->metric == VX_IP);
 }
 
@@ -113,7 +121,7 @@ static vx_view *bare_view(const vx_params *params, vx_codec *codec)
         return NULL;
     view->codec = vx_codec_share(codec);
     view->has_codes = codec != NULL && vx_keeps_codes(params, codec);
-    view->form = vx_form_of(params);
+    view->form = vx_stored_form(params, codec);
     view->M = params->M;
     view->M0 = 2 * params->M;
     view->block_bytes = view->group_at = vx_round_up(view->M0 * sizeof(vx_link), VX_LINE);
@@ -298,6 +306,14 @@ static void copy_ids(vx_view *to, const vx_view *from, uint32_t n)
     }
 }
 
+/* Of rows that bytes are to hold, only dead ones may be none: what is nearest serves then. */
+static void convert_vectors(vx_view *to, const vx_view *from, uint32_t n)
+{
+    for (vx_slot slot = 0; slot < n; slot++)
+        vx_form_convert(&from->form, vx_view_vector(from, slot), &to->form,
+                        vx_view_vector(to, slot));
+}
+
 /* The first n rows, published or not. */
 static void copy_rows(vx_view *to, const vx_view *from, uint32_t n)
 {
@@ -310,6 +326,10 @@ static void copy_rows(vx_view *to, const vx_view *from, uint32_t n)
         (void)plane_bytes(from, i, n, from->n_upper, &bytes);
         if (i == VX_PLANE_LINKS && from->codec != to->codec) {
             copy_ids(to, from, n);
+            continue;
+        }
+        if (i == VX_PLANE_VECTORS && from->form.dtype != to->form.dtype) {
+            convert_vectors(to, from, n);
             continue;
         }
         /* Zero pages that were never touched stay so. */
@@ -410,7 +430,7 @@ static vx_status encode(const vx_view *view, const vx_slot *slots, size_t n, uin
     const struct encoding e = {.view = view, .slots = slots, .is_outside = is_outside,
                                .codes = view->has_codes ? view->codes : NULL,
                                .ranks = view->codec->has_ranks};
-    if (e.codes == NULL && !e.ranks && is_outside == NULL)
+    if (e.codes == NULL && !e.ranks && (is_outside == NULL || view->codec->holds_rows))
         return VX_OK; /* there is nothing to be kept, nor asked */
     return run_encoding(e, n, run);
 }
@@ -447,6 +467,18 @@ vx_status vx_graph_quantise(vx_graph *graph, vx_codec *codec, uint64_t n_rows, u
     vx_graph_swap_view(graph, quantised);
     vx_graph_free_retired(graph);
     return VX_OK;
+}
+
+vx_status vx_graph_widen(vx_graph *graph, const vx_run *run, vx_error *err)
+{
+    const vx_view *view = atomic_load(&graph->view);
+    vx_codec *codec = vx_codec_copy(view->codec, false);
+    if (codec == NULL)
+        return vx_fail_nomem(err, "adding rows");
+    const vx_status st = vx_graph_quantise(graph, codec, atomic_load(&view->n_rows), view->n_upper,
+                                           run, err);
+    vx_codec_free(codec); /* the view has it */
+    return st;
 }
 
 void vx_graph_swap_view(vx_graph *graph, vx_view *view)

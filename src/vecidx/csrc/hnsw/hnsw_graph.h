@@ -59,7 +59,7 @@ typedef _Atomic uint32_t vx_link; /* read and written relaxed */
 #define VX_NO_ENTRY ((uint64_t)VX_NO_SLOT)
 
 enum vx_plane_name {
-    VX_PLANE_VECTORS,  /* rows as dist_form.h has them                           */
+    VX_PLANE_VECTORS,  /* rows as dist_form.h has them, in vx_stored_form        */
     VX_PLANE_LINKS,    /* layer 0 blocks                                         */
     VX_PLANE_LEVELS,   /* u8: highest layer                                      */
     VX_PLANE_UPPER_AT, /* u32: the row of layer 1 in UPPER; layer l is l-1 later */
@@ -90,7 +90,7 @@ typedef struct vx_view {
     char *upper;
     vx_codec *codec;    /* shared; NULL: not quantised, or too few rows yet  */
     bool has_codes;     /* it has, and they are kept: else rows serve as they are */
-    vx_form form;       /* of the vectors                                    */
+    vx_form form;       /* of the vectors, as stored                         */
     size_t block_bytes; /* of a layer-0 link row                             */
     size_t upper_bytes; /* of a link row above                               */
     uint32_t M, M0;     /* links a row, above and on layer 0                 */
@@ -129,7 +129,7 @@ typedef struct vx_graves {
 
 typedef struct vx_graph {
     vx_params params;          /* fixed                                       */
-    vx_form form;              /* fixed; of every view                        */
+    vx_form form;              /* fixed: of vectors as they are given         */
     _Atomic(vx_view *) view;   /* never NULL                                  */
     uint64_t n_calibrated;     /* rows there were when local_dim was measured; writer */
     vx_view nothing;           /* the view once the graph is closed           */
@@ -155,6 +155,10 @@ vx_status vx_graph_reserve(vx_graph *graph, uint64_t n_rows, uint64_t n_upper, v
  * has changed. */
 vx_status vx_graph_quantise(vx_graph *graph, vx_codec *codec, uint64_t n_rows, uint64_t n_upper,
                             const vx_run *run, vx_error *err);
+
+/* Where rows are held as bytes: store them as they are given from now on, in a new view with no
+ * room for further ones.  Writer only; on an error nothing has changed. */
+vx_status vx_graph_widen(vx_graph *graph, const vx_run *run, vx_error *err);
 
 /* The codes of n slots whose vectors are in place; is_outside[i], if not NULL: row i lies
  * outside what codes span.  Writer only. */
@@ -214,6 +218,9 @@ VX_INLINE const float *vx_view_floats(const vx_view *view, vx_slot slot, float *
 {
     return vx_form_floats(&view->form, vx_view_vector(view, slot), room);
 }
+
+/* What rows are stored as: bytes where the codec holds them, else as they are given. */
+vx_form vx_stored_form(const vx_params *params, const vx_codec *codec);
 
 /* Are codes of such rows kept, and the graph built and walked on them?  Not beside rank
  * codes, which serve walks as well; large builds make them for a while (hnsw_insert.c).

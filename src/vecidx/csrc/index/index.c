@@ -179,8 +179,8 @@ vx_status vx_index_get(vx_index *index, const vx_label *labels, size_t n, void *
     if (st != VX_OK)
         return st;
     /* Slots under the lock, rows after it: the pinned view keeps them. */
-    const vx_form *form = &index->graph.form;
-    const size_t bytes = vx_row_bytes(vx_form_out_dtype(form), form->dim);
+    const vx_dtype out_dtype = vx_form_out_dtype(&index->graph.form);
+    const size_t bytes = vx_row_bytes(out_dtype, index->graph.form.dim);
     vx_slot *slots = vx_alloc(n, sizeof *slots);
     st = slots != NULL ? vx_ok(err) : vx_fail_nomem(err, "reading rows");
     for (size_t i = 0; i < n && st == VX_OK; i++) {
@@ -190,8 +190,9 @@ vx_status vx_index_get(vx_index *index, const vx_label *labels, size_t n, void *
     }
     vx_rwlock_rdunlock(&index->labels.lock);
     for (size_t i = 0; i < n && st == VX_OK; i++)
-        vx_form_get(form, vx_view_vector(view, slots[i]),
-                    view->norms != NULL ? view->norms[slots[i]] : 1, (char *)out_rows + i * bytes);
+        vx_form_get(&view->form, vx_view_vector(view, slots[i]),
+                    view->norms != NULL ? view->norms[slots[i]] : 1, out_dtype,
+                    (char *)out_rows + i * bytes);
     vx_free(slots);
     vx_ctx_release(ctx);
     return st;

@@ -81,6 +81,7 @@ struct add {
     vx_label *made_labels;
     double *norms;          /* where rows are normalised: of each input row     */
     _Atomic size_t bad_row; /* the first refused                                */
+    _Atomic bool any_other; /* a row of the turn is none that is held as bytes  */
     uint64_t n_owed;        /* our part of index->n_owed                        */
 
     /* Of one turn: input rows begin .. end-1. */
@@ -242,7 +243,8 @@ static bool is_as_it_was(const struct add *add, size_t i, vx_slot slot)
     const vx_view *view = add->view, *from = add->from->view;
     const vx_slot old = add->from->slots[i];
     return slot != VX_NO_SLOT && (view->norms == NULL || view->norms[slot] == from->norms[old]) &&
-           memcmp(vx_view_vector(view, slot), vx_view_vector(from, old), view->form.row_bytes) == 0;
+           vx_form_same(&view->form, vx_view_vector(view, slot), &from->form,
+                        vx_view_vector(from, old));
 }
 
 /* What becomes of rows whose label is there already. */
@@ -359,10 +361,51 @@ static vx_status make_room(struct add *add, vx_error *err)
     return vx_labels_reserve(&index->labels, add->view, add->n_taken, needs_table, err);
 }
 
+static void look_piece(void *arg, size_t begin, size_t end, unsigned who)
+{
+    struct add *add = arg;
+    const vx_form *form = &add->view->form;
+    (void)who;
+    for (size_t i = begin; i < end && !atomic_load_explicit(&add->any_other, memory_order_relaxed);
+         i++) {
+        const size_t row = taken_row(add, i);
+        const vx_import *from = add->from;
+        const bool holds =
+            from != NULL ? vx_form_holds(form, from->view->form.dtype,
+                                         vx_view_vector(from->view, from->slots[row]))
+                         : vx_form_holds(form, add->given, add->rows + row * add->given_bytes);
+        if (!holds)
+            atomic_store(&add->any_other, true);
+    }
+}
+
+/* Where rows are held as bytes and one of these is none, all of them go back to what was
+ * given. */
+static vx_status hold_rows(struct add *add, vx_error *err)
+{
+    vx_graph *graph = &add->index->graph;
+    if (add->view->codec == NULL || !add->view->codec->holds_rows)
+        return VX_OK;
+    atomic_init(&add->any_other, false);
+    vx_status st = pass_rows(add, add->n_taken, look_piece);
+    if (st != VX_OK)
+        return vx_fail(err, st, "interrupted");
+    if (!atomic_load(&add->any_other))
+        return VX_OK;
+    const vx_run run = {add->run->num_threads, add->run->tick != NULL ? tick_before : NULL, add};
+    st = vx_graph_widen(graph, &run, err);
+    add->view = atomic_load(&graph->view);
+    return st;
+}
+
 static void copy_import(vx_view *view, vx_slot slot, const vx_import *from, size_t row)
 {
     const vx_slot other = from->slots[row];
-    memcpy(vx_view_vector(view, slot), vx_view_vector(from->view, other), view->form.row_bytes);
+    const char *row_of_other = vx_view_vector(from->view, other);
+    if (view->form.dtype == from->view->form.dtype)
+        memcpy(vx_view_vector(view, slot), row_of_other, view->form.row_bytes);
+    else
+        vx_form_convert(&from->view->form, row_of_other, &view->form, vx_view_vector(view, slot));
     if (view->norms != NULL)
         view->norms[slot] = from->view->norms[other];
 }
@@ -381,7 +424,7 @@ static void copy_piece(void *arg, size_t begin, size_t end, unsigned who)
             continue;
         }
         const double norm = add->norms != NULL ? add->norms[row] : 1;
-        vx_form_write(add->form, add->given, add->rows + row * add->given_bytes, norm,
+        vx_form_write(&view->form, add->given, add->rows + row * add->given_bytes, norm,
                       vx_view_vector(view, slot));
         if (view->norms != NULL)
             view->norms[slot] = (float)norm;
@@ -500,6 +543,8 @@ static vx_status take_turn(struct add *add, size_t *out_done, vx_error *err)
     vx_status st = settle_conflicts(add, err);
     if (st == VX_OK)
         st = choose_slots(add, err);
+    if (st == VX_OK)
+        st = hold_rows(add, err);
     if (st == VX_OK)
         st = make_room(add, err);
     const bool is_begun = st == VX_OK;

@@ -16,7 +16,7 @@
 struct search {
     vx_index *index;
     const char *queries; /* of vx_query_bytes each                               */
-    const vx_form *form;
+    const vx_form *form; /* of vectors as they are given                          */
     size_t k, ef;
     vx_label *out_labels;
     float *out_dists;
@@ -191,7 +191,7 @@ static bool walk_queries(struct search *s, size_t i, unsigned n, vx_ctx *ctxs[VX
         double norm;
         if (!is_query(s, i + j, &norm))
             return false;
-        queries[j] = prepare_query(s->form, query_at(s, i + j), norm, ctxs[j]->query,
+        queries[j] = prepare_query(&view->form, query_at(s, i + j), norm, ctxs[j]->query,
                                    ctxs[j]->row);
         ctxs[j]->has_row = queries[j].row != NULL;
         if (!vx_ctx_fit(ctxs[j], view, now.n, effort.pool)) {
@@ -278,13 +278,13 @@ static void scan_piece(void *arg, size_t begin, size_t end, unsigned who)
         return;
     }
     vx_query_block block = {0};
-    if (ctx == NULL || !vx_query_block_init(&block, s->form, end - begin)) {
+    if (ctx == NULL || !vx_query_block_init(&block, &view->form, end - begin)) {
         atomic_store(&s->no_memory, true);
     } else if (!is_stopped(&asker)) {
         size_t i = begin;
         double norm;
         for (; i < end && is_query(s, i, &norm); i++)
-            vx_query_block_set(&block, s->form, i - begin, query_at(s, i), norm);
+            vx_query_block_set(&block, &view->form, i - begin, query_at(s, i), norm);
         for (size_t j = begin; i == end && j < end;) {
             const unsigned n = count_alike(s, j, end, VX_SCAN_QUERIES);
             scan_queries(s, j, n, view, block.of + (j - begin), &halt);

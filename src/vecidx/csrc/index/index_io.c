@@ -129,7 +129,8 @@ static vx_status make_plan(struct plan *plan, const vx_index *index, vx_error *e
         [FIELD_ENTRY] = atomic_load(&view->entry),
         [FIELD_NEXT_LABEL] = index->next_label,
         [FIELD_N_UNPROVEN] = index->graph.n_unproven,
-        [FIELD_FLAGS] = vx_labels_are_slots(&index->labels) ? FLAG_IDS_ARE_SLOTS : 0,
+        [FIELD_FLAGS] = (vx_labels_are_slots(&index->labels) ? FLAG_IDS_ARE_SLOTS : 0) |
+                        (view->codec != NULL && view->codec->holds_rows ? FLAG_ROWS_ARE_BYTES : 0),
         [FIELD_VECTOR_BYTES] = vx_view_row_bytes(view, VX_PLANE_VECTORS),
         [FIELD_LINK_BYTES] = view->block_bytes,
         [FIELD_UPPER_BYTES] = view->upper_bytes,
@@ -215,7 +216,7 @@ static vx_status check_words(const uint64_t *fields, vx_error *err)
                        "vecidx is needed",
                        (unsigned long long)quantization,
                        vx_io_quantization(quantization) ? vx_io_quantization(quantization) : "?");
-    if (fields[FIELD_FLAGS] & ~(uint64_t)FLAG_IDS_ARE_SLOTS)
+    if (fields[FIELD_FLAGS] & ~(uint64_t)(FLAG_IDS_ARE_SLOTS | FLAG_ROWS_ARE_BYTES))
         return vx_fail(err, VX_E_FORMAT,
                        "parameters: flags %#llx: this vecidx does not know them; a newer vecidx "
                        "is needed",
@@ -267,8 +268,10 @@ vx_status vx_io_fields(const vx_store *store, uint64_t fields[VX_N_FIELDS], vx_e
     const bool is_bits = fields[FIELD_DTYPE] == VX_BITS;
     if (fields[FIELD_DIM] < 1 || fields[FIELD_DIM] > VX_MAX_DIM)
         return refuse(err, "dim", fields[FIELD_DIM]);
-    const uint64_t vector_bytes = vx_round_up(
-        vx_row_bytes((vx_dtype)fields[FIELD_DTYPE], (uint32_t)fields[FIELD_DIM]), VX_LINE);
+    const bool are_bytes = (fields[FIELD_FLAGS] & FLAG_ROWS_ARE_BYTES) != 0;
+    const vx_dtype stored = are_bytes ? VX_U8 : (vx_dtype)fields[FIELD_DTYPE];
+    const uint64_t vector_bytes =
+        vx_round_up(vx_row_bytes(stored, (uint32_t)fields[FIELD_DIM]), VX_LINE);
     const struct {
         enum vx_field field;
         const char *name;
@@ -295,6 +298,9 @@ vx_status vx_io_fields(const vx_store *store, uint64_t fields[VX_N_FIELDS], vx_e
         if (got < limits[i].least || got > limits[i].most)
             return refuse(err, limits[i].name, got);
     }
+    if (are_bytes && (fields[FIELD_QUANTIZATION] != VX_QUANT_AUTO ||
+                      fields[FIELD_METRIC] != VX_L2SQ || fields[FIELD_DTYPE] > VX_BF16))
+        return refuse(err, "flags", fields[FIELD_FLAGS]);
     return check_entry(fields, err);
 }
 

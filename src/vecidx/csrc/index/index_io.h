@@ -50,7 +50,8 @@ enum vx_field {
     VX_N_FIELDS
 };
 
-#define FLAG_IDS_ARE_SLOTS 1u /* row i has id i: no id was ever given */
+#define FLAG_IDS_ARE_SLOTS 1u  /* row i has id i: no id was ever given */
+#define FLAG_ROWS_ARE_BYTES 2u /* vectors are stored as uint8: the codec's holds_rows */
 
 /* Take the parameters from an open file: VX_E_FORMAT if no index of this version
  * can have them. */

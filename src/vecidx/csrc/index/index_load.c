@@ -25,10 +25,16 @@ struct load {
     uint64_t fields[VX_N_FIELDS];
 };
 
+/* Rows that are held as bytes are read at every step, as codes are. */
+static bool are_walked(const struct load *l)
+{
+    return (l->fields[FIELD_FLAGS] & FLAG_ROWS_ARE_BYTES) != 0;
+}
+
 static bool is_mapped(const struct load *l, int plane)
 {
     return l->options.map == VX_MAP_ALL ||
-           (l->options.map == VX_MAP_VECTORS && plane == VX_PLANE_VECTORS);
+           (l->options.map == VX_MAP_VECTORS && plane == VX_PLANE_VECTORS && !are_walked(l));
 }
 
 static uint64_t plane_rows(const struct load *l, int plane)
@@ -149,11 +155,17 @@ static vx_status read_codec(struct load *l, vx_error *err)
         if (st == VX_OK && (graph->params.quantization == VX_QUANT_NONE ||
                             (codec->n_sketch > 0 && graph->params.quantization != VX_QUANT_AUTO)))
             st = vx_fail(err, VX_E_FORMAT, "section 'codec': the parameters name no such codes");
+        if (st == VX_OK && are_walked(l) && !codec->is_lossless)
+            st = vx_fail(err, VX_E_FORMAT, "section 'codec': vectors are bytes, its codes are not");
+        if (st == VX_OK)
+            codec->holds_rows = are_walked(l);
         if (st == VX_OK)
             st = vx_graph_adopt(graph, codec, err);
         vx_codec_free(codec); /* the view has it */
         if (st != VX_OK)
             return st;
+    } else if (are_walked(l)) {
+        return vx_fail(err, VX_E_FORMAT, "section 'codec' is missing");
     }
     const vx_view *view = atomic_load(&graph->view);
     if (l->fields[FIELD_LINK_BYTES] != view->block_bytes)
@@ -265,7 +277,8 @@ static vx_status map_file(struct load *l, vx_error *err)
     const vx_status st = vx_store_map(l->store, map, err);
     const vx_entry *vectors = vx_store_find(l->store, vx_stored_planes[0].kind);
     /* Cold vectors are read a row at a time: what lies around is not wanted. */
-    if (st == VX_OK && l->options.map == VX_MAP_VECTORS && vectors != NULL)
+    if (st == VX_OK && is_mapped(l, VX_PLANE_VECTORS) && l->options.map == VX_MAP_VECTORS &&
+        vectors != NULL)
         vx_map_advise(map, (size_t)vectors->offset, (size_t)vectors->length, VX_MAP_RANDOM);
     return st;
 }

@@ -6,6 +6,9 @@
  * graph is moved to them; where the answer is no, it stays on the vectors, and is asked
  * again when there are twice as many rows.
  *
+ * Under "auto", where every row is whole numbers of 0 to 255, codes are all that is kept of
+ * them (vx_stored_form), until a row comes that is not (hold_rows of index_add.c).
+ *
  * Rows that come later may be unlike those that a codec was trained on.  So it is watched:
  *
  *   rows outside what it spans are counted as they are encoded.  Some dozens, and it is
@@ -24,6 +27,7 @@
 #include <string.h>
 
 #include "../base/vx_alloc.h"
+#include "../base/vx_pool.h"
 #include "../base/vx_status.h"
 #include "../hnsw/hnsw_ops.h"
 #include "../hnsw/hnsw_sketch.h"
@@ -35,6 +39,8 @@
 #define TRIAL_VALUES (1u << 26)
 #define LESSON_ROWS 8192u
 #define LESSON_FLOATS (1u << 25) /* but 128 MB of them at most */
+
+#define LOOK_GRAIN 1024u /* rows at a time that are asked whether bytes hold them */
 
 /* Of the nearest rows, so many have to be near by their codes. */
 #define ENOUGH 0.98
@@ -283,6 +289,47 @@ static float *copy_lesson(const vx_index *index, struct ground *ground, const st
     return lesson;
 }
 
+struct looking {
+    const struct ground *ground;
+    vx_form bytes;
+    _Atomic bool any_other;
+};
+
+static void look_piece(void *arg, size_t begin, size_t end, unsigned who)
+{
+    struct looking *l = arg;
+    const struct ground *g = l->ground;
+    (void)who;
+    for (size_t i = begin;
+         i < end && !atomic_load_explicit(&l->any_other, memory_order_relaxed); i++) {
+        /* The live ones, then those that are being added in places of dead ones. */
+        const vx_slot slot = i < g->n_rows ? (vx_slot)i : g->added[i - g->n_rows];
+        if (vx_view_is_alive(g->view, slot) == (i < g->n_rows) &&
+            !vx_form_holds(&l->bytes, g->view->form.dtype, vx_view_vector(g->view, slot)))
+            atomic_store(&l->any_other, true);
+    }
+}
+
+/* Are all rows what the codes of a lossless codec say, and shorter so?  Then these hold them. */
+static vx_status see_if_held(const vx_index *index, vx_codec *codec, const struct ground *ground,
+                             const vx_run *run, vx_error *err)
+{
+    const vx_params *p = &index->graph.params;
+    vx_codec held = *codec;
+    held.holds_rows = true;
+    struct looking l = {.ground = ground, .bytes = vx_stored_form(p, &held)};
+    atomic_init(&l.any_other, false);
+    if (!codec->is_lossless || p->quantization != VX_QUANT_AUTO ||
+        l.bytes.row_bytes >= index->graph.form.row_bytes)
+        return VX_OK;
+    const vx_run quiet = {vx_pool_width(run), run != NULL ? run->tick : NULL,
+                          run != NULL ? run->tick_arg : NULL};
+    const vx_status st = vx_pool_run(ground->n_rows + ground->n_added, LOOK_GRAIN, &quiet, 0,
+                                     0, look_piece, &l);
+    codec->holds_rows = st == VX_OK && !atomic_load(&l.any_other);
+    return st == VX_OK ? st : vx_fail(err, st, "interrupted");
+}
+
 static bool serves(const vx_score *score)
 {
     return score->by_code >= ENOUGH && score->by_rank >= ENOUGH;
@@ -307,8 +354,10 @@ static vx_status train(const vx_index *index, struct ground *ground, const struc
         if (st == VX_OK)
             st = vx_codec_try(index, codec, rows->slots, rows->n, rows->n_before, run, out_scores,
                               err);
+        if (st == VX_OK)
+            st = see_if_held(index, codec, ground, run, err);
         const bool is_worth_it = st == VX_OK && (!vx_keeps_codes(p, codec) ||
-                                                 codec->row_bytes < view->form.row_bytes);
+                                                 codec->row_bytes < index->graph.form.row_bytes);
         if (is_worth_it && serves(&out_scores[0]) && serves(&out_scores[1])) {
             *out = codec;
             break;

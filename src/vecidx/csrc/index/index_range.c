@@ -195,16 +195,16 @@ static void scan_piece(void *arg, size_t begin, size_t end, unsigned who)
     vx_view *view = NULL;
     vx_ctx *ctx = vx_ctx_take(&r->index->graph, &view);
     vx_query_block block = {0};
-    if (ctx == NULL || !vx_query_block_init(&block, form, end - begin)) {
-        atomic_store(&r->no_memory, true);
-    } else if (view->is_closed) {
+    if (ctx != NULL && view->is_closed) {
         atomic_store(&r->closed, true);
+    } else if (ctx == NULL || !vx_query_block_init(&block, &view->form, end - begin)) {
+        atomic_store(&r->no_memory, true);
     } else {
         for (size_t i = begin; i < end; i++) {
             double norm;
             const char *query = r->queries + i * vx_query_bytes(form);
             (void)vx_query_inspect(form, query, &norm);
-            vx_query_block_set(&block, form, i - begin, query, norm);
+            vx_query_block_set(&block, &view->form, i - begin, query, norm);
         }
         if (!is_stopped(&listener) && !scan_view(r, begin, end, view, block.of, &halt))
             atomic_store(&r->no_memory, true);

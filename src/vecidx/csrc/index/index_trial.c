@@ -225,7 +225,7 @@ vx_status vx_codec_try(const vx_index *index, const vx_codec *codec, const vx_sl
     const vx_params *p = &index->graph.params;
     *t = (struct trial){.view = atomic_load(&index->graph.view), .codec = codec, .slots = slots,
                         .n = n, .ops = vx_ops_of(vx_level_active())};
-    t->by_row = &t->ops->kind[vx_kind_of((vx_dtype)p->dtype, (vx_metric)p->metric, true)];
+    t->by_row = &t->ops->kind[vx_kind_of(t->view->form.dtype, (vx_metric)p->metric, true)];
     t->scratch_bytes = scratch_bytes(t);
     t->scratch = vx_alloc(fixed.num_threads, t->scratch_bytes);
     const uint32_t n_first = choose_queries(t, 0, n_before);

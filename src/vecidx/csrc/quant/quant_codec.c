@@ -509,7 +509,8 @@ static bool are_equal(const void *a, const void *b, size_t bytes)
 bool vx_codec_equals(const vx_codec *a, const vx_codec *b)
 {
     return a != NULL && b != NULL && a->code_dim == b->code_dim && a->n_coords == b->n_coords &&
-           a->is_lossless == b->is_lossless && are_equal(&a->step, &b->step, sizeof a->step) &&
+           a->is_lossless == b->is_lossless && a->holds_rows == b->holds_rows &&
+           are_equal(&a->step, &b->step, sizeof a->step) &&
            are_equal(&a->radius, &b->radius, sizeof a->radius) &&
            are_equal(&a->unit, &b->unit, sizeof a->unit) &&
            are_equal(a->low, b->low, a->code_dim * sizeof *a->low) &&
@@ -656,4 +657,19 @@ vx_status vx_codec_restore(const void *stored, size_t n, uint32_t dim, bool is_i
     else
         *out = codec;
     return st;
+}
+
+vx_codec *vx_codec_copy(const vx_codec *codec, bool holds_rows)
+{
+    const size_t n = vx_codec_stored_bytes(codec);
+    void *stored = vx_alloc(n, 1);
+    vx_codec *copy = NULL;
+    if (stored == NULL)
+        return NULL;
+    vx_codec_store(codec, stored);
+    if (vx_codec_restore(stored, n, codec->dim, codec->code_dim > codec->dim, codec->flips != NULL,
+                         &copy, NULL) == VX_OK)
+        copy->holds_rows = holds_rows;
+    vx_free(stored);
+    return copy;
 }

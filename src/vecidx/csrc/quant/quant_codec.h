@@ -32,6 +32,7 @@ typedef struct vx_codec {
     float step, inv_step;
     float radius;       /* ip: R; otherwise 0                                  */
     bool is_lossless;   /* codes are the values                                */
+    bool holds_rows;    /* ... and all that is kept of a row (vx_stored_form)  */
     float *low;         /* code_dim of them; of four bits: the mean            */
     float *flips;       /* of four bits: 2 code_dim signs; otherwise NULL      */
 
@@ -79,6 +80,8 @@ vx_status vx_codec_train(const float *rows, size_t row_floats, uint64_t n, uint3
 /* A trained codec has one user.  Another, and one less: the last frees it.  NULL is fine. */
 vx_codec *vx_codec_share(vx_codec *codec);
 void vx_codec_free(vx_codec *codec);
+/* Another that differs in holds_rows; NULL: no memory. */
+vx_codec *vx_codec_copy(const vx_codec *codec, bool holds_rows);
 
 /* The code of a row, or of a query (the two differ under ip).  False if it lies so far
  * outside what codes span that its code says little of it; of a row also if its code is
