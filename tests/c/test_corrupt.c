@@ -308,6 +308,8 @@ VX_TEST(numbers_without_a_meaning_are_refused)
 {
     read_golden();
     const dmg_file *sketched = &named("v1-auto.vidx")->spread;
+    const dmg_file *held = &named("v1-held.vidx")->spread;
+    const dmg_file *plain = &named("v1-auto-bytes.vidx")->spread;
     const size_t codec = section_of(sketched, 17);
     const size_t signs = codec + 64 + 4 * 8 + 4 * 64; /* dim 8, 64 coordinates */
     const struct {
@@ -323,6 +325,13 @@ VX_TEST(numbers_without_a_meaning_are_refused)
         {sketched, 64 + 136 + 4, 1},             /* above the local dimension */
         {sketched, 64 + 24, 0},                  /* quantization none, with codes */
         {&named("v1-one.vidx")->spread, 64 + 8, 0}, /* l2 with norms */
+        {held, section_of(held, 17) + 20, 0},    /* bytes, and codes that are not the values */
+        {held, 64 + 8, 1},                       /* ... under ip */
+        {held, 64 + 16, VX_U8},                  /* ... of a dtype that is bytes anyway */
+        {held, 64 + 24, 1},                      /* ... under sq8 */
+        {held, 64 + 104, dmg_get(held->bytes + 64 + 104, 4) & 1}, /* the flag is not set */
+        {held, 64 + 104, 6},                     /* one that nobody knows is */
+        {plain, 64 + 104, dmg_get(plain->bytes + 64 + 104, 4) | 2}, /* set, of float32 */
     };
     for (size_t i = 0; i < sizeof forged / sizeof *forged; i++) {
         dmg_file bad = dmg_copy(forged[i].file->bytes, forged[i].file->n);

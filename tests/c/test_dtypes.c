@@ -62,7 +62,7 @@ VX_TEST(forms_keep_what_they_are_given)
                                                               : (double)values[i];
                     CHECK(fabs((double)back[i] - want) <= 0.005 * fabs(want));
                 }
-                vx_form_get(&form, row, (float)norm, got);
+                vx_form_get(&form, row, (float)norm, vx_form_out_dtype(&form), got);
                 if (!form.has_norms && form.dtype != VX_BF16) { /* and back again */
                     CHECK(vx_form_inspect(&form, form.dtype, got, &native_norm) == VX_ROW_FINE);
                     CHECK(native_norm == norm || form.dtype == VX_F16);
@@ -79,6 +79,50 @@ VX_TEST(forms_keep_what_they_are_given)
                 vx_free(got);
                 vx_free(back);
             }
+}
+
+/* Whole numbers of 0 to 255 are the same in all forms; others only where they fit. */
+VX_TEST(rows_go_from_one_form_to_another)
+{
+    const size_t dims[] = {1, 63, 64, 65, 256, 257, 600};
+    for (size_t d = 0; d < sizeof dims / sizeof *dims; d++)
+        for (size_t t = 0; t < 3; t++) {
+            const vx_params given = {.dim = (uint32_t)dims[d], .dtype = dtypes[t]};
+            const vx_params bytes = {.dim = (uint32_t)dims[d], .dtype = VX_U8};
+            const vx_form wide = vx_form_of(&given), narrow = vx_form_of(&bytes);
+            float *values = vx_alloc(dims[d], sizeof *values);
+            float *back = vx_alloc(dims[d], sizeof *back);
+            char *row = vx_alloc(wide.row_bytes, 1), *again = vx_alloc(wide.row_bytes, 1);
+            char *held = vx_alloc(narrow.row_bytes, 1);
+            for (size_t i = 0; i < dims[d]; i++)
+                values[i] = (float)((i * 83) % 256);
+            values[dims[d] - 1] = 255;
+            vx_form_write(&wide, VX_F32, values, 1, row);
+            CHECK(vx_form_holds(&narrow, wide.dtype, row) && vx_form_holds(&wide, VX_F32, values));
+            vx_form_convert(&wide, row, &narrow, held);
+            CHECK(vx_form_check(&narrow, held) == VX_ROW_FINE);
+            CHECK(vx_form_same(&wide, row, &narrow, held) && vx_form_same(&wide, row, &wide, row));
+            vx_form_convert(&narrow, held, &wide, again);
+            CHECK(memcmp(row, again, wide.row_bytes) == 0);
+            vx_form_get(&narrow, held, 1, VX_F32, back);
+            CHECK(memcmp(back, values, dims[d] * sizeof *values) == 0);
+            const float others[] = {-1, 256, 0.5f, 1000};
+            for (size_t i = 0; i < 4; i++) { /* the last value is the nearest there is */
+                values[dims[d] - 1] = others[i];
+                vx_form_write(&wide, VX_F32, values, 1, row);
+                CHECK(!vx_form_holds(&narrow, wide.dtype, row));
+                CHECK(!vx_form_same(&wide, row, &narrow, held));
+                vx_form_convert(&wide, row, &narrow, held);
+                const uint8_t nearest[] = {0, 255, 1, 255};
+                CHECK(((const uint8_t *)held)[dims[d] - 1] == nearest[i]);
+                CHECK(vx_form_check(&narrow, held) == VX_ROW_FINE);
+            }
+            vx_free(values);
+            vx_free(back);
+            vx_free(row);
+            vx_free(again);
+            vx_free(held);
+        }
 }
 
 VX_TEST(what_is_not_finite_is_seen_in_a_stored_row)
