@@ -122,9 +122,19 @@ def test_files(saved, rows, mode):
     queries = pixels(6, 50) + 0.5
     assert_same(index.search(queries, 10, ef=50), build(rows).search(queries, 10, ef=50))
     np.testing.assert_array_equal(index.get(range(20)), rows[:20])
-    if mode == {"mmap": "vectors"}:      # they are walked on, and so not left on the disk
-        assert index.memory()["vectors"] == N * 64
     assert index.check() == {"unreachable": 0}
+
+
+@pytest.mark.parametrize("dim", [DIM, 260])
+def test_only_what_is_walked_is_read_in(dim, tmp_path):
+    """By rank codes, from 257 dimensions on, the vectors are not."""
+    rng = np.random.default_rng(3)                      # ten dimensions of their own: ranks tell
+    rows = rng.standard_normal((N, 10)) @ rng.standard_normal((10, dim)) * 12 + 128
+    index = build(np.clip(np.rint(rows), 0, 255).astype(np.float32))
+    assert is_held(index) and (index.memory()["ranks"] > 0) == (dim > 256)
+    index.save(tmp_path / "a.vidx")
+    with vecidx.load(tmp_path / "a.vidx", mmap="vectors") as mapped:
+        assert mapped.memory()["vectors"] == (N * 64 if dim == DIM else 0)
 
 
 def test_copies(saved):

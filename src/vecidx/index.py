@@ -76,7 +76,9 @@ class Index(Asking, Tending, Saving, Showing):
         shorter ones and a sketch of each link, which tells most neighbours apart
         unread: the fastest, for about ``dim + 36 * M`` bytes a vector more, and 128
         from 256 dimensions on; ``dim`` fewer where `dtype` is not float32, since
-        such vectors do for codes.  ``"sq8"``: codes of one byte a value.  ``"sq4"``:
+        such vectors do for codes.  Under ``"l2"`` vectors of floats that are all
+        whole numbers of 0 to 255 take a byte a value in all, until one comes that
+        is not.  ``"sq8"``: codes of one byte a value.  ``"sq4"``:
         of half a byte.  None: the vectors.  The vectors stay: the nearest
         are compared again by them, and distances are theirs.  Codes are trained
         once there are 10,000 vectors, and again when later ones are unlike those;

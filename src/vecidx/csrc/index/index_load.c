@@ -25,10 +25,11 @@ struct load {
     uint64_t fields[VX_N_FIELDS];
 };
 
-/* Rows that are held as bytes are read at every step, as codes are. */
+/* Rows that are held as bytes are read at every step, as codes are, unless ranks are. */
 static bool are_walked(const struct load *l)
 {
-    return (l->fields[FIELD_FLAGS] & FLAG_ROWS_ARE_BYTES) != 0;
+    const vx_codec *codec = atomic_load(&l->index->graph.view)->codec;
+    return codec != NULL && codec->holds_rows && !codec->has_ranks;
 }
 
 static bool is_mapped(const struct load *l, int plane)
@@ -140,6 +141,7 @@ static vx_status read_codec(struct load *l, vx_error *err)
     vx_graph *graph = &l->index->graph;
     vx_codec *codec = NULL;
     vx_status st = VX_OK;
+    const bool are_bytes = (l->fields[FIELD_FLAGS] & FLAG_ROWS_ARE_BYTES) != 0;
     if (e != NULL) {
         void *bytes = e->length <= VX_CODEC_MOST_BYTES ? vx_alloc((size_t)e->length, 1) : NULL;
         st = bytes != NULL ? vx_store_read(l->store, SECTION_CODEC, bytes, e->length, err)
@@ -155,16 +157,16 @@ static vx_status read_codec(struct load *l, vx_error *err)
         if (st == VX_OK && (graph->params.quantization == VX_QUANT_NONE ||
                             (codec->n_sketch > 0 && graph->params.quantization != VX_QUANT_AUTO)))
             st = vx_fail(err, VX_E_FORMAT, "section 'codec': the parameters name no such codes");
-        if (st == VX_OK && are_walked(l) && !codec->is_lossless)
+        if (st == VX_OK && are_bytes && !codec->is_lossless)
             st = vx_fail(err, VX_E_FORMAT, "section 'codec': vectors are bytes, its codes are not");
         if (st == VX_OK)
-            codec->holds_rows = are_walked(l);
+            codec->holds_rows = are_bytes;
         if (st == VX_OK)
             st = vx_graph_adopt(graph, codec, err);
         vx_codec_free(codec); /* the view has it */
         if (st != VX_OK)
             return st;
-    } else if (are_walked(l)) {
+    } else if (are_bytes) {
         return vx_fail(err, VX_E_FORMAT, "section 'codec' is missing");
     }
     const vx_view *view = atomic_load(&graph->view);
