@@ -60,7 +60,7 @@ def reranked(dim, mode, ef):
     """Rows whose vectors, which are on disk, a search for k = 10 compares."""
     if mode == "sq4":
         return 40 + ef // 4
-    return 40 + ef // 8 if mode == "auto" and dim > 256 else 23
+    return 24 + ef // 4 if mode == "auto" and dim > 256 else 23
 
 
 def search_us(rows, dim, mode="none", ef=64):

@@ -97,6 +97,13 @@ VX_INLINE uint32_t sum_u32_avx2(__m256i a)
     return (uint32_t)_mm_cvtsi128_si32(s);
 }
 
+/* The sums of four. */
+VX_INLINE __m128i sums_4_avx2(const __m256i a[4])
+{
+    const __m256i s = _mm256_hadd_epi32(_mm256_hadd_epi32(a[0], a[1]), _mm256_hadd_epi32(a[2], a[3]));
+    return _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+}
+
 VX_INLINE uint32_t u8l2sq_1(const uint8_t *q, const uint8_t *x, size_t n)
 {
     __m256i a = _mm256_setzero_si256(), b = a;
@@ -118,23 +125,46 @@ VX_INLINE void u8l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, u
         a[2] = step_u8_avx2(a[2], r, load_u8_avx2(x[2] + i));
         a[3] = step_u8_avx2(a[3], r, load_u8_avx2(x[3] + i));
     }
-    for (int i = 0; i < 4; i++)
-        out[i] = sum_u32_avx2(a[i]);
+    _mm_storeu_si128((__m128i *)(void *)out, sums_4_avx2(a));
+}
+
+/* Sums of four products.  VPMADDUBSW would saturate by bytes above 127: by halves of them, and
+ * what halving loses apart. */
+VX_INLINE __m256i products_avx2(__m256i code, const int8_t *row)
+{
+    const __m256i one = _mm256_set1_epi8(1);
+    const __m256i m = _mm256_load_si256((const __m256i *)(const void *)row);
+    const __m256i half = _mm256_and_si256(_mm256_srli_epi16(code, 1), _mm256_set1_epi8(127));
+    const __m256i of_halves = _mm256_maddubs_epi16(half, m);
+    const __m256i of_rest = _mm256_maddubs_epi16(_mm256_and_si256(code, one), m);
+    return _mm256_add_epi32(_mm256_madd_epi16(of_halves, _mm256_set1_epi16(2)),
+                            _mm256_madd_epi16(of_rest, _mm256_set1_epi16(1)));
+}
+
+VX_INLINE void project_4_avx2(const int8_t *rows, const uint8_t *code, size_t row_bytes,
+                              int32_t *out)
+{
+    __m256i a[4] = {_mm256_setzero_si256(), _mm256_setzero_si256(), _mm256_setzero_si256(),
+                    _mm256_setzero_si256()};
+    for (size_t i = 0; i < row_bytes; i += 32) {
+        const __m256i c = load_u8_avx2(code + i);
+        for (int j = 0; j < 4; j++)
+            a[j] = _mm256_add_epi32(a[j], products_avx2(c, rows + (size_t)j * row_bytes + i));
+    }
+    _mm_storeu_si128((__m128i *)(void *)out, sums_4_avx2(a));
 }
 
 VX_INLINE void project_rows(const int8_t *matrix, const uint8_t *code, size_t row_bytes, size_t n,
                             int32_t *out)
 {
-    /* Products of bytes as 16-bit numbers: VPMADDUBSW would saturate. */
-    for (size_t r = 0; r < n; r++) {
-        const int8_t *row = matrix + r * row_bytes;
+    size_t r = 0;
+    for (; r + 4 <= n; r += 4)
+        project_4_avx2(matrix + r * row_bytes, code, row_bytes, out + r);
+    for (; r < n; r++) {
         __m256i acc = _mm256_setzero_si256();
-        for (size_t i = 0; i < row_bytes; i += 16) {
-            const __m128i m = _mm_load_si128((const __m128i *)(const void *)(row + i));
-            const __m128i c = _mm_load_si128((const __m128i *)(const void *)(code + i));
-            acc = _mm256_add_epi32(
-                acc, _mm256_madd_epi16(_mm256_cvtepi8_epi16(m), _mm256_cvtepu8_epi16(c)));
-        }
+        for (size_t i = 0; i < row_bytes; i += 32)
+            acc = _mm256_add_epi32(acc, products_avx2(load_u8_avx2(code + i),
+                                                      matrix + r * row_bytes + i));
         out[r] = (int32_t)sum_u32_avx2(acc);
     }
 }
@@ -154,10 +184,42 @@ VX_INLINE uint32_t u4l2sq_1(const uint8_t *q, const uint8_t *x, size_t n)
     return sum_u32_avx2(acc);
 }
 
+/* For a line of a row: the sum of 256 l l - 32 q l over its halves of bytes l, eight 32-bit
+ * parts; with q q that is (q - 16 l)^2.  Of four q l at most 16 bits are needed. */
+VX_INLINE __m256i cross_u4_avx2(const __m256i q[4], const uint8_t *x)
+{
+    const __m256i low = _mm256_set1_epi8(15);
+    __m256i products = _mm256_setzero_si256(), squares = products;
+    for (int i = 0; i < 2; i++) {
+        const __m256i both = load_u8_avx2(x + 32 * i);
+        const __m256i lo = _mm256_and_si256(both, low);
+        const __m256i hi = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+        products = _mm256_add_epi16(products, _mm256_add_epi16(_mm256_maddubs_epi16(q[i], lo),
+                                                               _mm256_maddubs_epi16(q[i + 2], hi)));
+        squares = _mm256_add_epi16(squares, _mm256_add_epi16(_mm256_maddubs_epi16(lo, lo),
+                                                             _mm256_maddubs_epi16(hi, hi)));
+    }
+    /* 8 l l - q l is no more than 16 bits either way. */
+    return _mm256_madd_epi16(_mm256_sub_epi16(_mm256_slli_epi16(squares, 3), products),
+                             _mm256_set1_epi16(32));
+}
+
 VX_INLINE void u4l2sq_4(const uint8_t *q, const uint8_t *const x[4], size_t n, uint32_t out[4])
 {
-    for (int i = 0; i < 4; i++)
-        out[i] = u4l2sq_1(q, x[i], n);
+    const __m256i zero = _mm256_setzero_si256();
+    __m256i own = zero, a[4] = {zero, zero, zero, zero};
+    for (size_t h = 0; h < n; h += 64) {
+        __m256i line[4];
+        for (int i = 0; i < 4; i++) {
+            line[i] = load_u8_avx2(q + 2 * h + 32 * (size_t)i);
+            own = step_u8_avx2(own, line[i], zero);
+        }
+        for (int j = 0; j < 4; j++)
+            a[j] = _mm256_add_epi32(a[j], cross_u4_avx2(line, x[j] + h));
+    }
+    for (int j = 0; j < 4; j++)
+        a[j] = _mm256_add_epi32(a[j], own);
+    _mm_storeu_si128((__m128i *)(void *)out, sums_4_avx2(a));
 }
 
 /* Differences of at most 15: four of their squares fit 16 bits. */
