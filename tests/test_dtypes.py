@@ -390,10 +390,11 @@ def test_bytes_are_never_held_twice():
     """The codes of whole numbers are the vectors, found to be so by themselves for float32."""
     rng = np.random.default_rng(0)
     rows = rows_of(rng, 10_000, 64, "uint8")
-    for dtype, codes in (("uint8", 0), ("float32", 640_000)):
+    for dtype in ("uint8", "float32"):
         index = vecidx.Index(64, dtype=dtype, quantization="auto", M=8, ef_construction=20)
         index.add(rows)
-        assert index.stats()["quantized"] and index.memory()["codes"] == codes
+        memory = index.memory()
+        assert index.stats()["quantized"] and memory["codes"] == 0 and memory["vectors"] == 640_000
         np.testing.assert_array_equal(index.get(np.arange(0, 10_000, 77)), rows[::77])
         ids, distances = index.search(rows[:50], 1)
         assert (distances == 0).all() and (rows[ids[:, 0]] == rows[:50]).all()
