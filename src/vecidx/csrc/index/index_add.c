@@ -650,6 +650,8 @@ static vx_status relink_rows(vx_index *index, const vx_view *view, vx_slot *slot
                       .on_conflict = VX_REPLACE};
     if (st == VX_OK && n_live > 0)
         st = take_turns(&add, &done, out_is_writer, err);
+    if (st == VX_OK && n_live > 0) /* few rows: they do so seldom by themselves */
+        st = vx_graph_prove(&index->graph, &quiet, err);
     vx_free(labels);
     vx_free(live);
     return st;
