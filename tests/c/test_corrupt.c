@@ -270,7 +270,7 @@ VX_TEST(forged_heads_are_refused_or_safe)
         const struct golden *g = &golden[i];
         dmg_file bad = dmg_copy(g->spread.bytes, g->spread.n);
         const size_t head = (size_t)dmg_get(bad.bytes + 16, 4);
-        const size_t step = is_long() ? 1 : g->spread.n < 100000 ? 5 : 13;
+        const size_t step = is_long() ? 1 : g->spread.n < 100000 ? 11 : 37;
         for (size_t t = 0; t < 6 * head; t += step) {
             const size_t at = t % head, bytes = t < 4 * head ? 1 : at % 8 == 0 ? 8 : 4;
             const uint64_t was = at + bytes <= head ? dmg_get(bad.bytes + at, (int)bytes) : 0;
@@ -361,7 +361,7 @@ VX_TEST(a_link_to_a_row_that_is_no_node_is_refused)
 
 VX_TEST(forged_bodies_are_refused_or_safe)
 {
-    const size_t turns = is_long() ? 3000 : 12;
+    const size_t turns = is_long() ? 3000 : 5;
     uint64_t n_loads = 0, n_taken = 0;
     read_golden();
     for (int i = 0; i < n_golden; i++) {
